@@ -1,0 +1,1 @@
+"""What is done: entry, condition split, push, and the tables and records behind them."""

@@ -1,0 +1,1 @@
+"""Documents: reading, checking and saving journeys and segments."""

@@ -1,0 +1,1 @@
+"""What is written down: the catalogue of saved versions and the ledger of outcomes."""

@@ -1,0 +1,1 @@
+"""Segments: the compiler of conditions to polars, and memberships."""

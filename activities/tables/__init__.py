@@ -1,0 +1,1 @@
+"""The audience tables: types, Delta Lake, imports."""

@@ -1,0 +1,1 @@
+"""How a person uses it: the command line, the demo."""

@@ -1,0 +1,1 @@
+"""How it runs: settings, the Temporal plugin, serving."""
