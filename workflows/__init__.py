@@ -1,1 +1,4 @@
-"""What is decided: documents, contracts and the two workflows. Imports only the standard library, temporalio and pydantic."""
+"""What is decided: documents, contracts and the two workflows.
+
+Imports only the standard library, temporalio and pydantic.
+"""

@@ -145,9 +145,7 @@ class PushError(JourneyError):
     code = "push"
 
 
-def as_application_error(
-    error: JourneyError, *, next_retry_delay: timedelta | None = None
-) -> ApplicationError:
+def as_application_error(error: JourneyError, *, next_retry_delay: timedelta | None = None) -> ApplicationError:
     """Word an error for Temporal: the only place that builds an `ApplicationError`.
 
     Args:

@@ -11,9 +11,7 @@ from typing import Literal, TypeAlias, get_args
 
 import polars as pl
 
-Kind: TypeAlias = Literal[
-    "integer", "number", "string", "boolean", "date", "instant", "price", "version", "list"
-]
+Kind: TypeAlias = Literal["integer", "number", "string", "boolean", "date", "instant", "price", "version", "list"]
 """What a value is, in the words of the segment language."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)

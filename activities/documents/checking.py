@@ -1,0 +1,250 @@
+"""Checking documents: models, graph, references, types, templates. All faults of all documents at once."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TypeAlias
+
+import polars as pl
+from pydantic import ValidationError
+
+from activities.documents.raw import RawDocument
+from activities.documents.wording import faults_of
+from activities.push.messages import message_faults
+from activities.segments.checking import check_condition
+from activities.segments.imported import Membership, read_members
+from activities.segments.segments import References
+from activities.stores import Stores
+from activities.tables.delta import TABLES
+from activities.tables.schema import Schema
+from workflows.conditions import Condition, FileRef, SegmentRef, render_path, walk
+from workflows.documents import AudienceEntry, ConditionSplit, JourneyDocument, Push, SegmentDocument
+from workflows.errors import DefinitionError, Fault, ImportRefused, NotFoundError
+from workflows.graph import graph_faults
+
+_PATH_PART = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+
+Place: TypeAlias = tuple[str | int, ...]
+"""Where in a document: keys and indexes."""
+
+
+@dataclass
+class Checked:
+    """Documents that were checked together.
+
+    Attributes:
+        documents: Those whose models are valid, each with the raw document it came from.
+        files: Members of the files that they refer to, by (document's position, reference).
+        faults: Everything that is wrong; nothing may be saved while there is any.
+        warnings: What is probably not meant.
+    """
+
+    documents: list[tuple[RawDocument, JourneyDocument | SegmentDocument]] = field(default_factory=list)
+    files: dict[tuple[int, FileRef], Membership] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    warnings: list[Fault] = field(default_factory=list)
+
+    @property
+    def segments(self) -> dict[str, SegmentDocument]:
+        """The segments among the documents, by name."""
+        return {document.segment: document for _, document in self.documents if isinstance(document, SegmentDocument)}
+
+    def members(self, position: int) -> dict[FileRef, pl.DataFrame]:
+        """Give the members of the files that one document refers to, by reference."""
+        return {ref: found.report.members for (place, ref), found in self.files.items() if place == position}
+
+    def require(self) -> None:
+        """Refuse when anything is wrong.
+
+        Raises:
+            DefinitionError: With every fault.
+        """
+        if self.faults:
+            raise DefinitionError(self.faults)
+
+
+def conditions_of(document: JourneyDocument | SegmentDocument) -> Iterator[tuple[Place, Condition]]:
+    """List the conditions over all users that a document holds, each with its place."""
+    if isinstance(document, SegmentDocument):
+        yield ("match",), document.match
+        return
+    for name, entry in document.entries.items():
+        if isinstance(entry, AudienceEntry):
+            yield ("entries", name, "audience"), entry.audience
+    for name, element in document.elements.items():
+        if isinstance(element, ConditionSplit):
+            yield ("elements", name, "match"), element.match
+
+
+def check_documents(
+    stores: Stores, raws: Sequence[RawDocument], now: datetime, *, rejects_dir: Path | None = None
+) -> Checked:
+    """Check documents that belong together: they may refer to each other.
+
+    Args:
+        stores: Tables and catalogue.
+        raws: The documents as they were read.
+        now: The instant at which segments are evaluated for the warnings, UTC.
+        rejects_dir: Folder for rejected rows of imported files; null writes none.
+
+    Returns:
+        The documents with every fault and warning.
+
+    Raises:
+        StoreUnavailable: Tables or catalogue cannot be reached.
+    """
+    checked = Checked()
+    for raw in raws:
+        model = JourneyDocument if raw.kind == "journey" else SegmentDocument
+        try:
+            checked.documents.append((raw, model.model_validate(raw.data)))
+        except ValidationError as error:
+            checked.faults += faults_of(error, raw, model)
+    _repeated_names(checked)
+    schema: Schema = {str(name): stores.tables.schema(name) for name in TABLES}
+    # A document with faults will exist once it is mended: what refers to it has no fault of its own.
+    known = {*stores.catalogue.names("segment"), *(str(raw.data["segment"]) for raw in raws if raw.kind == "segment")}
+    for position, (raw, document) in enumerate(checked.documents):
+        faults = _document_faults(stores, raw, document, schema, known)
+        faults += _read_files(stores, checked, position, rejects_dir)
+        checked.faults += [_placed(fault, raw) for fault in faults]
+    if not checked.faults:
+        _try_out(stores, checked, now)
+    return checked
+
+
+def _repeated_names(checked: Checked) -> None:
+    names = Counter((raw.kind, raw.data[raw.kind]) for raw, _ in checked.documents)
+    for raw, _ in checked.documents:
+        name = raw.data[raw.kind]
+        if names[raw.kind, name] > 1:
+            names[raw.kind, name] = 1  # told once
+            fault = Fault(
+                code="repeated-name",
+                path=raw.kind,
+                message=f"two documents are called {name!r}",
+                hint="a name names one document: rename one of them",
+            )
+            checked.faults.append(_placed(fault, raw))
+
+
+def _document_faults(
+    stores: Stores,
+    raw: RawDocument,
+    document: JourneyDocument | SegmentDocument,
+    schema: Schema,
+    known: set[str],
+) -> list[Fault]:
+    faults: list[Fault] = []
+    for at, condition in conditions_of(document):
+        faults += check_condition(condition, schema, at=at, segments=known)
+        for path, node in walk(condition):
+            if isinstance(node, SegmentRef) and node.version is not None:
+                faults += _pinned_faults(stores, node, (*at, *path))
+    if isinstance(document, JourneyDocument):
+        faults += graph_faults(document)
+        for name, element in document.elements.items():
+            if isinstance(element, Push):
+                faults += message_faults(element.message, ("elements", name, "message"), schema)
+    return faults
+
+
+def _pinned_faults(stores: Stores, ref: SegmentRef, path: Place) -> list[Fault]:
+    try:
+        stores.catalogue.find("segment", ref.name, ref.version or 0)
+    except NotFoundError as error:
+        if ref.name in stores.catalogue.names("segment"):
+            place = render_path((*path, "segment"))
+            return [Fault(code="unknown-version", path=place, message=error.message, hint=error.hint)]
+    return []
+
+
+def _read_files(stores: Stores, checked: Checked, position: int, rejects_dir: Path | None) -> list[Fault]:
+    """Read the files that a document refers to, matching their ids with the tables."""
+    raw, document = checked.documents[position]
+    name = document.journey if isinstance(document, JourneyDocument) else document.segment
+    faults: list[Fault] = []
+    for at, condition in conditions_of(document):
+        for path, node in walk(condition):
+            if not isinstance(node, FileRef) or (position, node) in checked.files:
+                continue
+            place = render_path((*at, *path, "file"))
+            if raw.folder is None:
+                faults.append(
+                    Fault(
+                        code="file-out-of-reach",
+                        path=place,
+                        message=f"the file {node.file!r} cannot be read from here: a definition that is sent as data "
+                        "has no folder",
+                        hint="save the document from where the file is, or import it with `journeys segment import "
+                        "NAME FILE` and write {segment: NAME}",
+                    )
+                )
+                continue
+            folder = raw.folder.resolve()
+            target = (folder / node.file).resolve()
+            if not target.is_relative_to(folder):
+                faults.append(
+                    Fault(
+                        code="file-outside-folder",
+                        path=place,
+                        message=f"{node.file!r} leads out of the document's folder",
+                        hint="put the file beside the document, or import it with `journeys segment import NAME FILE`",
+                    )
+                )
+                continue
+            try:
+                checked.files[position, node] = read_members(
+                    stores.tables,
+                    segment_name(name, node.file),
+                    target,
+                    column=node.column,
+                    identifier=node.identifier,
+                    rejects_dir=rejects_dir,
+                )
+            except ImportRefused as error:
+                faults.append(Fault(code=error.code, path=place, message=error.message, hint=error.hint))
+    return faults
+
+
+def segment_name(document: str, file: str) -> str:
+    """Name the segment that an in-place file is imported as: the document's name and the file's."""
+    stem = "".join(sign if sign.isascii() and sign.isalnum() else "-" for sign in Path(file).stem.lower())
+    return f"{document}-{stem.strip('-') or 'file'}"[:80].rstrip("-")
+
+
+def _try_out(stores: Stores, checked: Checked, now: datetime) -> None:
+    """Evaluate every condition once: circles are faults, segments of nobody are warnings."""
+    versions = stores.segments.versions()
+    for position, (raw, document) in enumerate(checked.documents):
+        zone = document.timezone or stores.segments.zone
+        references: References = stores.segments.references(
+            versions, zone=zone, saving=checked.segments, files=checked.members(position)
+        )
+        for at, condition in conditions_of(document):
+            try:
+                found = stores.segments.evaluate(condition, now, zone=zone, versions=versions, references=references)
+            except NotFoundError as error:
+                fault = Fault(code="circle", path=render_path(at), message=error.message, hint=error.hint)
+                checked.faults.append(_placed(fault, raw))
+                continue
+            if found.users.is_empty():
+                warning = Fault(
+                    code="segment-of-nobody",
+                    path=render_path(at),
+                    message="no user is in this segment now",
+                    hint="see each part of it with: journeys segment preview",
+                )
+                checked.warnings.append(_placed(warning, raw))
+
+
+def _placed(fault: Fault, raw: RawDocument) -> Fault:
+    """Say where in its file a fault is."""
+    parts = (key or int(index) for key, index in _PATH_PART.findall(fault.path))
+    line, column = raw.locate(tuple(parts))
+    return fault.model_copy(update={"file": raw.file, "line": line, "column": column})

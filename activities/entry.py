@@ -1,0 +1,120 @@
+"""The entry activity: admit a user, or refuse with the reason."""
+
+from __future__ import annotations
+
+import asyncio
+
+from temporalio import activity
+
+from activities.faults import as_failures
+from activities.records.catalogue import SavedJourney
+from activities.records.ledger import Admission, Arrival
+from activities.segments.memberships import at_hand
+from activities.stores import Stores, leave_by
+from workflows.conditions import Everyone
+from workflows.contracts import EntryOutcome, EntryRequest, user_workflow_id
+from workflows.documents import ways_out
+from workflows.errors import NotFoundError, RefusedError
+
+EVERYONE = Everyone(everyone=True)
+
+
+class EntryActivities:
+    """Admits users.
+
+    Args:
+        stores: Tables, catalogue and ledger.
+    """
+
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
+
+    @activity.defn(name="entry")
+    @as_failures
+    async def entry(self, request: EntryRequest) -> EntryOutcome:
+        """Admit a user, or confirm what an enrolment admitted.
+
+        Args:
+            request: Who, where, and by which passage.
+
+        Returns:
+            Where the user arrives, or why not. A passage that is closed comes back with how it ended.
+
+        Raises:
+            ApplicationError: The ledger or tables cannot be reached, which Temporal retries; or the journey is unknown,
+                which it does not.
+        """
+        stores = self._stores
+        digest, version, running = request.digest, 0, True
+        if not request.admitted or not digest:
+            life = await asyncio.to_thread(stores.ledger.life, request.journey)
+            if life is None:
+                raise NotFoundError(
+                    f"the journey {request.journey!r} was never started: start it first, with: "
+                    f"journeys start {request.journey}"
+                )
+            digest, version, running = life.digest, life.version, life.state == "running"
+        saved = stores.catalogue.journey(digest)
+        entry = request.entry or next(iter(saved.document.entries))
+        if entry not in saved.document.entries:
+            exist = ", ".join(saved.document.entries)
+            raise NotFoundError(f"{request.journey!r} has no entry {entry!r}; it has: {exist}")
+        if not request.admitted:
+            self._require_id(request)
+            refused = await self._admit(request, saved, version, entry, running)
+            if refused:
+                return EntryOutcome(admitted=False, reason=refused, passage=request.passage, version=version)
+        first = ways_out(saved.document.entries[entry])["next"]
+        begun = await stores.ledger.begin(request.passage, request.now, leave_by(saved, first))
+        if begun is None:
+            raise NotFoundError(
+                f"the ledger holds no passage {request.passage!r} of {request.journey!r}: this worker's ledger is not "
+                "the one that admitted it; see the setting JOURNEYS_DATABASE"
+            )
+        return EntryOutcome(
+            admitted=True,
+            passage=request.passage,
+            version=begun.version,
+            digest=digest,
+            element=first,
+            routes=saved.routes if request.needs_routes else None,
+            left=begun.left,
+        )
+
+    async def _admit(self, request: EntryRequest, saved: SavedJourney, version: int, entry: str, running: bool) -> str:
+        """Admit a user whose run a client started: by the same rules as everybody.
+
+        Returns:
+            Why the user is refused; empty when admitted.
+        """
+        arrival = Arrival(
+            enrolment=request.passage,
+            journey=request.journey,
+            version=version,
+            entry=entry,
+            reentry=saved.document.reentry,
+            at=request.now,
+            key=request.key,
+        )
+        ledger = self._stores.ledger
+        if not running:
+            return await ledger.refuse(arrival, request.user_id, request.passage, "not-running")
+        if not await self._known(request):
+            return await ledger.refuse(arrival, request.user_id, request.passage, "unknown-user")
+        admissions: list[Admission] = await ledger.admit(arrival, [request.user_id], request.passage)
+        return admissions[0].refused
+
+    def _require_id(self, request: EntryRequest) -> None:
+        """Refuse a run under another id than the user's: only that id keeps two runs of one user apart."""
+        given, expected = activity.info().workflow_id, user_workflow_id(request.journey, request.user_id, request.key)
+        if given != expected:
+            raise RefusedError(
+                f"the run of user {request.user_id!r} was started with the workflow id {given!r}: start it with "
+                f"{expected!r}",
+                code="wrong-workflow-id",
+            )
+
+    async def _known(self, request: EntryRequest) -> bool:
+        """Tell whether the table of users has this user, as of now."""
+        asked = self._stores.memberships.membership(EVERYONE, "UTC", request.now, seen=request.now)
+        return (await at_hand(asked)).ids.holds(request.user_id)

@@ -1,0 +1,215 @@
+"""A journey's life: opened, watched until it is empty, closed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+
+from temporalio import activity
+from temporalio.client import Client, WorkflowExecutionStatus
+
+from activities.documents.saving import save_definition
+from activities.faults import as_failures
+from activities.records.statistics import count as count_stats
+from activities.stores import Stores
+from workflows.contracts import (
+    JourneyRequest,
+    Leave,
+    OpenedJourney,
+    OpenRequest,
+    State,
+    Stats,
+    journey_workflow_id,
+    user_of_workflow,
+    user_workflow_id,
+)
+from workflows.documents import AudienceEntry, JourneyDocument
+from workflows.errors import RefusedError, StillInside
+
+POLL_SECONDS = 0.1
+LOOK_SECONDS = 3.0
+"""How long one attempt watches before it leaves the asking to the server's retries."""
+
+ABNORMAL = {
+    WorkflowExecutionStatus.TERMINATED: "terminated",
+    WorkflowExecutionStatus.FAILED: "failed",
+    WorkflowExecutionStatus.CANCELED: "cancelled",
+    WorkflowExecutionStatus.TIMED_OUT: "timed-out",
+}
+"""How a run can end without leaving by an exit, and the reason its passage is closed with."""
+
+
+class LifeActivities:
+    """Opens and closes journeys.
+
+    Args:
+        stores: Tables, catalogue and ledger.
+    """
+
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
+
+    @activity.defn(name="open-journey")
+    @as_failures
+    async def open_journey(self, request: OpenRequest) -> OpenedJourney:
+        """Check and save what is to run, and write down that it runs.
+
+        Args:
+            request: A saved journey's name, or a definition.
+
+        Returns:
+            The version that runs, and the entries whose audience enters now.
+
+        Raises:
+            ApplicationError: The definition is wrong or the name unknown, which Temporal does not retry; or a store
+                cannot be reached, which it does.
+        """
+        stores, given = self._stores, request.input
+        if given.definition is not None:
+            saved = await asyncio.to_thread(save_definition, stores, given.definition, request.now)
+        elif given.journey:
+            saved = await asyncio.to_thread(stores.catalogue.find, "journey", given.journey, given.version)
+        else:
+            raise RefusedError("a Journey is started with {journey: NAME} or with {definition: {...}}")
+        expected = journey_workflow_id(saved.name)
+        if request.workflow_id != expected:
+            raise RefusedError(
+                f"the journey {saved.name!r} was started with the workflow id {request.workflow_id!r}: start it with "
+                f"{expected!r}, so that it cannot run twice at once",
+                code="wrong-workflow-id",
+            )
+        await stores.ledger.open_journey(saved.name, saved.version, saved.digest, request.launch, request.now)
+        document = saved.document
+        if not isinstance(document, JourneyDocument):
+            raise RefusedError(f"{saved.name!r} is no journey")
+        return OpenedJourney(
+            journey=saved.name,
+            version=saved.version,
+            digest=saved.digest,
+            title=document.title,
+            audience_entries=[name for name, entry in document.entries.items() if isinstance(entry, AudienceEntry)],
+        )
+
+    @activity.defn(name="wait-until-empty")
+    @as_failures
+    async def wait_until_empty(self, request: JourneyRequest) -> Stats:
+        """Return the numbers when nobody is inside.
+
+        Args:
+            request: Which version of which journey.
+
+        Returns:
+            The numbers, with nobody inside.
+
+        Raises:
+            ApplicationError: Somebody is still inside, or a store cannot be reached: Temporal asks again later, which
+                costs no history event.
+        """
+        await reconcile(activity.client(), self._stores, request.journey)
+        until = time.monotonic() + LOOK_SECONDS
+        while inside := await asyncio.to_thread(self._stores.ledger.inside, request.journey):
+            if time.monotonic() >= until:
+                raise StillInside(f"{inside} users are inside {request.journey!r}")
+            await asyncio.sleep(POLL_SECONDS)
+        return await self._count(request)
+
+    @activity.defn(name="close-journey")
+    @as_failures
+    async def close_journey(self, request: JourneyRequest) -> Stats:
+        """Write down that a journey is finished.
+
+        Args:
+            request: Which version of which journey.
+
+        Returns:
+            The final numbers.
+
+        Raises:
+            ApplicationError: A store cannot be reached. Temporal retries.
+        """
+        await self._stores.ledger.finish_journey(request.journey, request.launch, request.now)
+        return await self._count(request)
+
+    @activity.defn(name="count")
+    @as_failures
+    async def count(self, request: JourneyRequest) -> Stats:
+        """Count where everybody is.
+
+        Args:
+            request: Which version of which journey.
+
+        Returns:
+            The numbers.
+
+        Raises:
+            ApplicationError: A store cannot be reached. Temporal retries.
+        """
+        return await self._count(request)
+
+    async def _count(self, request: JourneyRequest) -> Stats:
+        return await asyncio.to_thread(stats_of, self._stores, request.journey, request.version)
+
+
+def stats_of(stores: Stores, journey: str, version: int = 0) -> Stats:
+    """Count where everybody is in one version. Blocking.
+
+    Args:
+        stores: Catalogue and ledger.
+        journey: The journey.
+        version: Its version; 0 for the one that ran last, or the newest saved one when none ran.
+
+    Returns:
+        The numbers, as of now.
+
+    Raises:
+        NotFoundError: There is no such journey or version.
+        StoreUnavailable: A store cannot be reached.
+    """
+    life = stores.ledger.life(journey)
+    saved = stores.catalogue.find("journey", journey, version or (life.version if life is not None else 0))
+    state: State = "draft"
+    if life is not None:
+        state = life.state if life.version == saved.version else "finished" if life.version > saved.version else "draft"
+    parsed = stores.catalogue.journey(saved.digest)
+    return count_stats(stores.ledger.database, parsed, saved.version, state, datetime.now(UTC))
+
+
+async def reconcile(client: Client, stores: Stores, journey: str) -> int:
+    """Close the passages whose runs were terminated, failed, cancelled or timed out.
+
+    Args:
+        client: Reaches the server.
+        stores: The ledger.
+        journey: The journey.
+
+    Returns:
+        How many passages were closed, each with that reason.
+    """
+    endings = ", ".join(f"'{name}'" for name in ("Terminated", "Failed", "Canceled", "TimedOut"))
+    prefix = user_workflow_id(journey, "")
+    query = f"WorkflowId STARTS_WITH '{prefix}' AND ExecutionStatus IN ({endings})"
+    closed = 0
+    page: dict[tuple[str, str], str] = {}
+    async for run in client.list_workflows(query, page_size=500):
+        page[user_of_workflow(run.id)] = run.id
+        if len(page) >= 500:
+            closed += await _close(client, stores, journey, page)
+            page = {}
+    return closed + await _close(client, stores, journey, page)
+
+
+async def _close(client: Client, stores: Stores, journey: str, page: dict[tuple[str, str], str]) -> int:
+    """Close the open passages among some (user, key) whose newest run is over."""
+    users = [user for user, _ in page]
+    passages = await asyncio.to_thread(stores.ledger.open_passages, journey, users)
+    leaving: dict[str, Leave] = {}
+    for who, passage in passages.items():
+        if who in page:
+            # A passage is marked as started after its run was, so the newest run of the id is the passage's own.
+            newest = await client.get_workflow_handle(page[who]).describe()
+            if newest.status in ABNORMAL:
+                leaving[passage] = Leave(exit="", reason=ABNORMAL[newest.status])
+    if leaving:
+        await stores.ledger.close(leaving, datetime.now(UTC))
+    return len(leaving)

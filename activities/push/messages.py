@@ -1,0 +1,203 @@
+"""Messages: the language a device gets, and templates rendered for one user.
+
+Templates are Liquid, strict: a value that is missing and has no default is an error of that user's message, never an
+empty place in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any
+
+from liquid import BoundTemplate, Environment, FalsyStrictUndefined
+from liquid.exceptions import LiquidError, UndefinedError
+from pydantic import BaseModel, ConfigDict
+
+from activities.tables.schema import Schema
+from workflows.conditions import render_path
+from workflows.documents import Message, MessageTexts
+from workflows.errors import Fault
+
+TEXTS = tuple(MessageTexts.model_fields)
+"""The texts of a message, each of which may be a template."""
+
+TEMPLATE_NAMES = ("user", "device", "journey")
+"""What templates see. Values of an entry event come with entries that have one."""
+
+
+class MissingValue(Exception):
+    """A template needs a value that this user does not have."""
+
+
+class Rendered(BaseModel):
+    """One message as one device gets it."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    title: str
+    body: str
+    subtitle: str | None = None
+    link: str | None = None
+    language: str | None = None
+    """The language of the texts; null for the message's base texts."""
+
+
+class _Environment(Environment):
+    """Liquid with bounds: a template is written by people, and may not take a worker down."""
+
+    context_depth_limit = 10
+    loop_iteration_limit = 1_000
+    local_namespace_limit = 20_000
+    output_stream_limit = 20_000
+
+
+def _environment() -> _Environment:
+    environment = _Environment(undefined=FalsyStrictUndefined)
+    for tag in ("include", "render"):  # there is nothing to include: a template is one text
+        environment.tags.pop(tag, None)
+    return environment
+
+
+_LIQUID = _environment()
+
+
+@lru_cache(maxsize=2_000)
+def _parsed(text: str) -> BoundTemplate:
+    return _LIQUID.from_string(text)
+
+
+def texts_for(message: Message, language: str | None) -> tuple[dict[str, str], str | None]:
+    """Choose the texts of a message for a device.
+
+    Args:
+        message: The message.
+        language: The device's language tag, such as `fr-CA`; null when unknown.
+
+    Returns:
+        The texts that are set, by name, and the language they are in (null for the base texts). One language serves
+        the whole message; a text that it lacks is taken from the base texts.
+    """
+    tags = {tag.lower(): tag for tag in message.languages}
+    wanted = (language or "").replace("_", "-").lower()
+    found = next((tags[tag] for tag in (wanted, wanted.split("-")[0]) if tag in tags), None)
+    chosen = message.languages[found] if found else None
+    texts: dict[str, str] = {}
+    for name in TEXTS:
+        own: str | None = getattr(chosen, name) if chosen else None
+        text: str | None = own if own is not None else getattr(message, name)
+        if text is not None:
+            texts[name] = text
+    return texts, found
+
+
+def render(message: Message, language: str | None, values: Mapping[str, Mapping[str, Any]]) -> Rendered:
+    """Render a message for one device.
+
+    Args:
+        message: The message.
+        language: The device's language tag; null when unknown.
+        values: What templates see, by name; a value that is missing is absent, never null.
+
+    Returns:
+        The message.
+
+    Raises:
+        MissingValue: A template needs a value that is absent and gives no default.
+    """
+    texts, found = texts_for(message, language)
+    rendered: dict[str, str] = {}
+    for name, text in texts.items():
+        try:
+            rendered[name] = _parsed(text).render(**values) if "{" in text else text
+        except UndefinedError as error:
+            raise MissingValue(f"{name} needs a value that is missing: {_first_line(error)}") from error
+        except LiquidError as error:
+            raise MissingValue(f"{name} cannot be rendered: {_first_line(error)}") from error
+    return Rendered(**rendered, language=found)
+
+
+def needs_values(message: Message) -> bool:
+    """Tell whether a message reads differently, or may fail, from one user to another."""
+    texts = [message, *message.languages.values()]
+    return any("{" in text for each in texts for name in TEXTS if (text := getattr(each, name)) is not None)
+
+
+def message_faults(message: Message, at: tuple[str | int, ...], schema: Schema) -> list[Fault]:
+    """Check the templates of a message against the tables.
+
+    Args:
+        message: The message.
+        at: Where it stands in the document.
+        schema: The tables' columns.
+
+    Returns:
+        A fault for each template that does not parse, and for each name in one that no table has.
+    """
+    faults = _texts_faults(message, at, schema)
+    for language, texts in message.languages.items():
+        faults += _texts_faults(texts, (*at, "languages", language), schema)
+    return faults
+
+
+def _texts_faults(texts: MessageTexts, at: tuple[str | int, ...], schema: Schema) -> list[Fault]:
+    faults: list[Fault] = []
+    for name in TEXTS:
+        text = getattr(texts, name)
+        if text is None:
+            continue
+        path = render_path((*at, name))
+        try:
+            analysis = _parsed(text).analyze()
+        except LiquidError as error:
+            message = f"the template {text[:80]!r} does not parse: {_first_line(error)}"
+            hint = "see the Liquid documentation; a brace that is meant as text is written {% raw %}{{{% endraw %}"
+            faults.append(Fault(code="bad-template", path=path, message=message, hint=hint))
+            continue
+        for unknown in sorted(set(analysis.filters) - set(_LIQUID.filters)):
+            near = get_close_matches(unknown, _LIQUID.filters, n=1)
+            faults.append(
+                Fault(
+                    code="unknown-filter",
+                    path=path,
+                    message=f"there is no filter {unknown!r}",
+                    hint=f"did you mean {near[0]!r}?" if near else "see the Liquid documentation",
+                )
+            )
+        for uses in analysis.globals.values():
+            faults += [fault for use in uses if (fault := _name_fault(use.segments, path, schema))]
+    return faults
+
+
+def _name_fault(segments: list[Any], path: str, schema: Schema) -> Fault | None:
+    """Check one name that a template uses, such as `user.first_name`."""
+    head = segments[0]
+    if head not in TEMPLATE_NAMES:
+        return Fault(
+            code="unknown-name",
+            path=path,
+            message=f"the template uses {head!r}",
+            hint=f"templates see: {', '.join(TEMPLATE_NAMES)}",
+        )
+    if head == "journey" or len(segments) < 2 or not isinstance(segments[1], str):
+        return None
+    columns = schema.get(f"{head}s", {})
+    if segments[1] in columns:
+        return None
+    near = get_close_matches(segments[1], columns, n=1)
+    exist = (
+        f"{head}s have: {', '.join(list(columns)[:20])}"
+        if columns
+        else f"import some first: journeys import {head}s FILE"
+    )
+    return Fault(
+        code="unknown-attribute",
+        path=path,
+        message=f"the template uses {head}.{segments[1]}, and {head}s have no attribute {segments[1]!r}",
+        hint=f"did you mean {near[0]!r}?" if near else exist,
+    )
+
+
+def _first_line(error: LiquidError) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,593 @@
+"""The ledger: who was admitted, what each element did for them, how they left. The first answer wins.
+
+After a kill -9 an activity runs again, perhaps on newer data. So everything that decides or acts writes its outcome
+under (`passage`, `step`) if absent and returns the row that is there. Nothing is keyed by a Temporal run id, an
+attempt or an activity id, since a retry, a reset or a continued run has others.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    Index,
+    Integer,
+    Row,
+    String,
+    Table,
+    Text,
+    func,
+    select,
+    text,
+    update,
+)
+
+from activities.records.database import METADATA, Database
+from workflows.conditions import duration
+from workflows.contracts import Audience, Leave, Outcome, Versions, Visit
+from workflows.documents import AtMost, Reentry
+
+journeys = Table(
+    "journeys",
+    METADATA,
+    Column("journey", String(80), primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("digest", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("launch", String(64), nullable=False),
+    Column("changed_at", String(32), nullable=False),
+)
+
+enrolments = Table(
+    "enrolments",
+    METADATA,
+    Column("enrolment", String(120), primary_key=True),
+    Column("journey", String(80), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("entry", String(60), nullable=False),
+    Column("audience", Integer, nullable=False),
+    Column("cursor", Integer, nullable=False),
+    Column("as_of", String(32), nullable=False),
+    Column("tables", Text, nullable=False),
+    Index("enrolments_by_journey", "journey", "version"),
+)
+
+passages = Table(
+    "passages",
+    METADATA,
+    Column("passage", String(64), primary_key=True),
+    Column("journey", String(80), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("user_id", String(500), nullable=False),
+    Column("key", String(500), nullable=False),
+    Column("entry", String(60), nullable=False),
+    Column("enrolment", String(120), nullable=False),
+    Column("entered_at", String(32), nullable=False),
+    Column("started", Integer, nullable=False),
+    Column("begun_at", String(32)),
+    Column("closed_at", String(32)),
+    Column("exit", String(60)),
+    Column("reason", String(80)),
+    Index("passages_by_user", "journey", "user_id"),
+    Index("passages_by_version", "journey", "version"),
+    Index("passages_by_enrolment", "enrolment"),
+    Index(
+        "one_open_passage",
+        "journey",
+        "user_id",
+        "key",
+        unique=True,
+        sqlite_where=text("closed_at IS NULL"),
+        postgresql_where=text("closed_at IS NULL"),
+    ),
+)
+
+refusals = Table(
+    "refusals",
+    METADATA,
+    Column("enrolment", String(120), primary_key=True),
+    Column("user_id", String(500), primary_key=True),
+    Column("key", String(500), primary_key=True),
+    Column("journey", String(80), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("at", String(32), nullable=False),
+    Column("reason", String(80), nullable=False),
+    Index("refusals_by_journey", "journey", "version"),
+)
+
+steps = Table(
+    "steps",
+    METADATA,
+    Column("passage", String(64), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("journey", String(80), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("element", String(60), nullable=False),
+    Column("branch", String(60), nullable=False),
+    Column("outcome", String(80), nullable=False),
+    Column("because", Text, nullable=False),
+    Column("at", String(32), nullable=False),
+    Column("as_of", String(32)),
+    Column("tables", Text),
+    Index("steps_by_element", "journey", "version", "element", "branch"),
+)
+
+pushes = Table(
+    "pushes",
+    METADATA,
+    Column("passage", String(64), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("device_id", String(500), primary_key=True),
+    Column("journey", String(80), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("element", String(60), nullable=False),
+    Column("user_id", String(500), nullable=False),
+    Column("at", String(32), nullable=False),
+    Column("provider", String(40), nullable=False),
+    Column("outcome", String(40), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Index("pushes_by_element", "journey", "version", "element"),
+    Index("pushes_by_user", "user_id"),
+)
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A passage, or the reason why there is none.
+
+    Attributes:
+        passage: The passage's id.
+        user_id: The user.
+        version: The version that the passage is in.
+        entry: The entry taken.
+        started: Whether a run was started for it.
+        refused: Why the user was not admitted; empty when admitted.
+        left: How the passage ended, where it has.
+    """
+
+    passage: str
+    user_id: str
+    version: int = 0
+    entry: str = ""
+    started: bool = False
+    refused: str = ""
+    left: Leave | None = None
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """Where and when an admission is made: the same for a page of users.
+
+    Attributes:
+        enrolment: Names the admission of an audience; for a run that a client started, its passage.
+        journey: The journey.
+        version: Its version.
+        entry: The entry taken.
+        reentry: The journey's rule.
+        at: The instant, UTC.
+        key: The key of keyed runs.
+    """
+
+    enrolment: str
+    journey: str
+    version: int
+    entry: str
+    reentry: Reentry
+    at: datetime
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a decision was made from.
+
+    Attributes:
+        tables: The version of each table.
+        as_of: The instant of the evaluation, UTC.
+    """
+
+    tables: Versions
+    as_of: datetime
+
+
+def instant(moment: datetime) -> str:
+    """Write an instant as RFC 3339 in UTC: 27 characters, so that text order is time order."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def passage_id(enrolment: str, user_id: str, key: str = "") -> str:
+    """Name a passage by its admission, so that admitting a page twice admits nobody twice."""
+    return uuid5(NAMESPACE_URL, f"{enrolment}\n{user_id}\n{key}").hex
+
+
+class Ledger:
+    """Passages, outcomes and pushes in SQL.
+
+    Args:
+        database: Where they are kept.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    # --- Admission ----------------------------------------------------------------------------------------------
+
+    async def admit(self, arrival: Arrival, users: list[str], passage: str = "") -> list[Admission]:
+        """Admit users, each by the re-entry rule, in one transaction.
+
+        Args:
+            arrival: Where and when.
+            users: Distinct user ids; a page at most.
+            passage: The passage's id, for a single user; derived from the enrolment when empty.
+
+        Returns:
+            One admission for each user, in order. Asking again gives the same answers.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be written. Temporal retries.
+        """
+        ids = {user: passage or passage_id(arrival.enrolment, user, arrival.key) for user in users}
+        return await self.database.write(lambda connection: self._admit(connection, arrival, ids))
+
+    def _admit(self, connection: Connection, arrival: Arrival, ids: dict[str, str]) -> list[Admission]:
+        earlier: dict[str, list[Row[Any]]] = {}
+        for row in connection.execute(
+            select(passages).where(passages.c.journey == arrival.journey, passages.c.user_id.in_(list(ids)))
+        ):
+            earlier.setdefault(row.user_id, []).append(row)
+        refused_before = {
+            row.user_id: row.reason
+            for row in connection.execute(
+                select(refusals.c.user_id, refusals.c.reason).where(
+                    refusals.c.enrolment == arrival.enrolment,
+                    refusals.c.key == arrival.key,
+                    refusals.c.user_id.in_(list(ids)),
+                )
+            )
+        }
+        answers: list[Admission] = []
+        entering: list[dict[str, Any]] = []
+        refusing: list[dict[str, Any]] = []
+        at = instant(arrival.at)
+        for user, passage in ids.items():
+            rows = earlier.get(user, [])
+            own = next((row for row in rows if row.passage == passage), None)
+            if own is not None:
+                answers.append(_admission(own))
+                continue
+            reason = refused_before.get(user) or refusal_reason(
+                arrival.reentry, [(row.entered_at, row.closed_at) for row in rows if row.key == arrival.key], arrival.at
+            )
+            answers.append(Admission(passage, user, arrival.version, arrival.entry, refused=reason))
+            common = {"journey": arrival.journey, "version": arrival.version, "user_id": user, "key": arrival.key}
+            if reason and user not in refused_before:
+                refusing.append({**common, "enrolment": arrival.enrolment, "at": at, "reason": reason})
+            elif not reason:
+                entering.append(
+                    {
+                        **common,
+                        "passage": passage,
+                        "entry": arrival.entry,
+                        "enrolment": arrival.enrolment,
+                        "entered_at": at,
+                        "started": 0,
+                    }
+                )
+        if entering:
+            connection.execute(passages.insert(), entering)
+        if refusing:
+            connection.execute(refusals.insert(), refusing)
+        return answers
+
+    async def refuse(self, arrival: Arrival, user_id: str, passage: str, reason: str) -> str:
+        """Write down that a user who asked by a run of his own was refused.
+
+        Returns:
+            The reason that is written down: the first one, when it was refused before.
+        """
+
+        def work(connection: Connection) -> str:
+            connection.execute(
+                self.database.insert(refusals)
+                .values(
+                    enrolment=passage,
+                    user_id=user_id,
+                    key=arrival.key,
+                    journey=arrival.journey,
+                    version=arrival.version,
+                    at=instant(arrival.at),
+                    reason=reason,
+                )
+                .on_conflict_do_nothing()
+            )
+            stored: str = connection.execute(
+                select(refusals.c.reason).where(refusals.c.enrolment == passage, refusals.c.user_id == user_id)
+            ).scalar_one()
+            return stored
+
+        return await self.database.write(work)
+
+    async def begin(self, passage: str, at: datetime, leave: Leave | None) -> Admission | None:
+        """Write down that a passage's run is under way.
+
+        Args:
+            passage: The passage.
+            at: The instant, UTC.
+            leave: Closes the passage at once, where its entry leads to an exit.
+
+        Returns:
+            The passage, or None when the ledger does not know it.
+        """
+
+        def work(connection: Connection) -> Admission | None:
+            row = connection.execute(
+                update(passages)
+                .where(passages.c.passage == passage)
+                .values(started=1, begun_at=func.coalesce(passages.c.begun_at, instant(at)))
+                .returning(passages)
+            ).first()
+            if row is None:
+                return None
+            if leave is not None and row.closed_at is None:
+                self._close(connection, passage, leave, instant(at))
+                return Admission(passage, row.user_id, row.version, row.entry, True, left=leave)
+            return _admission(row)
+
+        return await self.database.write(work)
+
+    # --- Enrolments ---------------------------------------------------------------------------------------------
+
+    async def open_enrolment(
+        self, enrolment: str, journey: str, version: int, entry: str, audience: Audience
+    ) -> Audience:
+        """Write down an evaluated audience, unless one is written down already.
+
+        Returns:
+            The audience that is written down.
+        """
+
+        def work(connection: Connection) -> Audience:
+            connection.execute(
+                self.database.insert(enrolments)
+                .values(
+                    enrolment=enrolment,
+                    journey=journey,
+                    version=version,
+                    entry=entry,
+                    audience=audience.users,
+                    cursor=0,
+                    as_of=instant(audience.as_of),
+                    tables=json.dumps(audience.tables),
+                )
+                .on_conflict_do_nothing()
+            )
+            row = connection.execute(select(enrolments).where(enrolments.c.enrolment == enrolment)).one()
+            return _audience(row)
+
+        return await self.database.write(work)
+
+    def enrolment(self, enrolment: str) -> tuple[Audience, int] | None:
+        """Give an enrolment's audience and how many of its users were dealt with; None when it is not open."""
+        row = self.database.read(
+            lambda connection: connection.execute(select(enrolments).where(enrolments.c.enrolment == enrolment)).first()
+        )
+        return None if row is None else (_audience(row), row.cursor)
+
+    async def page_done(self, enrolment: str, started: list[str], cursor: int) -> None:
+        """Mark a page's runs as started and move the enrolment's cursor behind it."""
+
+        def work(connection: Connection) -> None:
+            if started:
+                connection.execute(update(passages).where(passages.c.passage.in_(started)).values(started=1))
+            connection.execute(update(enrolments).where(enrolments.c.enrolment == enrolment).values(cursor=cursor))
+
+        await self.database.write(work)
+
+    def enrolled(self, enrolment: str) -> tuple[int, int]:
+        """Count the users whom an enrolment admitted and refused."""
+
+        def work(connection: Connection) -> tuple[int, int]:
+            counted = [
+                connection.execute(select(func.count()).where(table.c.enrolment == enrolment)).scalar_one()
+                for table in (passages, refusals)
+            ]
+            return counted[0], counted[1]
+
+        return self.database.read(work)
+
+    def waiting_to_begin(self, journey: str) -> int:
+        """Count the open passages whose runs were started and have not begun."""
+        query = select(func.count()).where(
+            passages.c.journey == journey,
+            passages.c.closed_at.is_(None),
+            passages.c.started == 1,
+            passages.c.begun_at.is_(None),
+        )
+        return int(self.database.read(lambda connection: connection.execute(query).scalar_one()))
+
+    def earlier_passages(self, journey: str) -> dict[str, list[tuple[str, str | None]]]:
+        """Give when each user entered a journey before and when that passage was closed, over all its versions."""
+        query = select(passages.c.user_id, passages.c.entered_at, passages.c.closed_at).where(
+            passages.c.journey == journey, passages.c.key == ""
+        )
+        found: dict[str, list[tuple[str, str | None]]] = {}
+        for user, entered_at, closed_at in self.database.read(lambda connection: connection.execute(query).all()):
+            found.setdefault(user, []).append((entered_at, closed_at))
+        return found
+
+    def open_passages(self, journey: str, users: list[str]) -> dict[tuple[str, str], str]:
+        """Give the open passages of some users whose runs were started: (user, key) to passage."""
+        query = select(passages.c.user_id, passages.c.key, passages.c.passage).where(
+            passages.c.journey == journey,
+            passages.c.user_id.in_(users),
+            passages.c.closed_at.is_(None),
+            passages.c.started == 1,
+        )
+        rows = self.database.read(lambda connection: connection.execute(query).all())
+        return {(row.user_id, row.key): row.passage for row in rows}
+
+    # --- Outcomes -----------------------------------------------------------------------------------------------
+
+    async def record(
+        self,
+        visit: Visit,
+        answer: Outcome,
+        *,
+        outcome: str,
+        evidence: Evidence | None = None,
+        sent: list[dict[str, Any]] | None = None,
+    ) -> Outcome:
+        """Write down what an element did for a user, unless something is written down already.
+
+        Args:
+            visit: Whose visit to which element.
+            answer: The branch, the reason, and how the user left where the branch leads to an exit.
+            outcome: What was done, for statistics.
+            evidence: What a decision was made from.
+            sent: Rows of the table `pushes` to write with it.
+
+        Returns:
+            What is written down: the first answer.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be written. Temporal retries.
+        """
+        at = instant(visit.now)
+        row = {
+            "passage": visit.passage,
+            "step": visit.step,
+            "journey": visit.journey,
+            "version": visit.version,
+            "element": visit.element,
+            "branch": answer.branch,
+            "outcome": outcome,
+            "because": answer.because,
+            "at": at,
+            "as_of": instant(evidence.as_of) if evidence else None,
+            "tables": json.dumps(evidence.tables) if evidence else None,
+        }
+
+        def work(connection: Connection) -> Outcome:
+            written = connection.execute(self.database.insert(steps).values(row).on_conflict_do_nothing()).rowcount
+            if not written:
+                stored = self._outcome(connection, visit)
+                if stored is None:
+                    raise LookupError(f"step {visit.step} of passage {visit.passage} vanished from the ledger")
+                return stored
+            if sent:
+                connection.execute(pushes.insert(), sent)
+            if answer.left is not None:
+                self._close(connection, visit.passage, answer.left, at)
+            return answer
+
+        return await self.database.write(work)
+
+    def _outcome(self, connection: Connection, visit: Visit) -> Outcome | None:
+        row = connection.execute(
+            select(steps.c.branch, steps.c.because, passages.c.exit, passages.c.reason, passages.c.closed_at)
+            .join(passages, passages.c.passage == steps.c.passage)
+            .where(steps.c.passage == visit.passage, steps.c.step == visit.step)
+        ).first()
+        if row is None:
+            return None
+        left = Leave(exit=row.exit or "", reason=row.reason) if row.closed_at is not None else None
+        return Outcome(branch=row.branch, because=row.because, left=left)
+
+    def _close(self, connection: Connection, passage: str, leave: Leave, at: str) -> None:
+        connection.execute(
+            update(passages)
+            .where(passages.c.passage == passage, passages.c.closed_at.is_(None))
+            .values(closed_at=at, exit=leave.exit or None, reason=leave.reason)
+        )
+
+    async def close(self, leaving: dict[str, Leave], at: datetime) -> None:
+        """Close passages that ended outside any element, such as those whose runs were terminated."""
+
+        def work(connection: Connection) -> None:
+            for passage, leave in leaving.items():
+                self._close(connection, passage, leave, instant(at))
+
+        await self.database.write(work)
+
+    # --- Journeys -----------------------------------------------------------------------------------------------
+
+    async def open_journey(self, journey: str, version: int, digest: str, launch: str, at: datetime) -> None:
+        """Write down that a journey runs. Its workflow id lets one start of it run at a time, so this one is it."""
+        values = {
+            "version": version,
+            "digest": digest,
+            "state": "running",
+            "launch": launch,
+            "changed_at": instant(at),
+        }
+        statement = self.database.insert(journeys).values(journey=journey, **values)
+        statement = statement.on_conflict_do_update(index_elements=["journey"], set_=values)
+        await self.database.write(lambda connection: connection.execute(statement))
+
+    async def finish_journey(self, journey: str, launch: str, at: datetime) -> None:
+        """Write down that a start of a journey is over."""
+
+        def work(connection: Connection) -> None:
+            connection.execute(
+                update(journeys)
+                .where(journeys.c.journey == journey, journeys.c.launch == launch)
+                .values(state="finished", changed_at=instant(at))
+            )
+
+        await self.database.write(work)
+
+    def life(self, journey: str) -> Row[Any] | None:
+        """Give a journey's row: version, digest, state, launch, changed_at; None when it never ran."""
+        return self.database.read(
+            lambda connection: connection.execute(select(journeys).where(journeys.c.journey == journey)).first()
+        )
+
+    def inside(self, journey: str, version: int = 0) -> int:
+        """Count the users inside a journey; in all versions when the version is 0."""
+        query = select(func.count()).where(passages.c.journey == journey, passages.c.closed_at.is_(None))
+        if version:
+            query = query.where(passages.c.version == version)
+        return int(self.database.read(lambda connection: connection.execute(query).scalar_one()))
+
+
+def refusal_reason(rule: Reentry, earlier: list[tuple[str, str | None]], at: datetime) -> str:
+    """Apply the re-entry rule to one user.
+
+    Args:
+        rule: The journey's rule.
+        earlier: When the user entered before, and when that passage was closed, as the ledger writes instants.
+        at: The instant of this admission, UTC.
+
+    Returns:
+        Why the user may not enter, or an empty text.
+    """
+    if any(closed is None for _, closed in earlier):
+        return "already-inside"
+    if rule == "never" and earlier:
+        return "entered-before"
+    if isinstance(rule, AtMost):
+        since = instant(at - duration(rule.per))
+        if sum(entered > since for entered, _ in earlier) >= rule.at_most:
+            return "too-often"
+    return ""
+
+
+def _admission(row: Row[Any]) -> Admission:
+    left = Leave(exit=row.exit or "", reason=row.reason) if row.closed_at is not None else None
+    return Admission(row.passage, row.user_id, row.version, row.entry, bool(row.started), left=left)
+
+
+def _audience(row: Row[Any]) -> Audience:
+    return Audience(
+        enrolment=row.enrolment,
+        users=row.audience,
+        as_of=datetime.fromisoformat(row.as_of),
+        tables=json.loads(row.tables),
+    )

@@ -1,0 +1,199 @@
+"""What people ask the ledger: why did this user (not) get it, and which pushes went out."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Connection, func, select
+
+from activities.records.database import Database
+from activities.records.ledger import passages, pushes, refusals, steps
+from workflows.contracts import Versions
+
+
+class ExplainedStep(BaseModel):
+    """One element of a user's way."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    element: str
+    at: datetime
+    branch: str
+    because: str
+    """Why, in a few words."""
+    outcome: str
+    tables: Versions | None = None
+    """The version of each table that the decision read; null where none was."""
+    as_of: datetime | None = None
+    """The instant of the evaluation that decided; null where none did."""
+
+
+class ExplainedRun(BaseModel):
+    """One passage of a user."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    version: int
+    key: str
+    entered_at: datetime
+    state: Literal["admitted", "inside", "left"]
+    """`admitted` until the run has begun."""
+    left_at: datetime | None = None
+    exit: str | None = None
+    reason: str | None = None
+    steps: list[ExplainedStep]
+
+
+class ExplainedRefusal(BaseModel):
+    """One admission that was refused."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int
+    at: datetime
+    reason: str
+
+
+class Explanation(BaseModel):
+    """All that the ledger knows of one user in one journey."""
+
+    model_config = ConfigDict(frozen=True)
+
+    journey: str
+    user_id: str
+    runs: list[ExplainedRun]
+    refused: list[ExplainedRefusal]
+
+
+class SentPush(BaseModel):
+    """One push to one device."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    journey: str
+    user_id: str
+    device_id: str
+    element: str
+    at: datetime
+    provider: str
+    outcome: str
+    title: str
+    body: str
+
+
+class PushList(BaseModel):
+    """Some pushes, newest first, and how many there are in all."""
+
+    model_config = ConfigDict(frozen=True)
+
+    total: int
+    pushes: list[SentPush]
+
+
+def explain(database: Database, journey: str, user_id: str) -> Explanation:
+    """Tell all that the ledger knows of one user in one journey; empty lists when it knows nothing.
+
+    Raises:
+        StoreUnavailable: The ledger cannot be read.
+    """
+
+    def work(connection: Connection) -> Explanation:
+        of_user = (passages.c.journey == journey, passages.c.user_id == user_id)
+        ways: dict[str, list[ExplainedStep]] = {}
+        for row in connection.execute(
+            select(steps).join(passages, passages.c.passage == steps.c.passage).where(*of_user).order_by(steps.c.step)
+        ):
+            ways.setdefault(row.passage, []).append(
+                ExplainedStep(
+                    element=row.element,
+                    at=row.at,
+                    branch=row.branch,
+                    because=row.because,
+                    outcome=row.outcome,
+                    tables=json.loads(row.tables) if row.tables else None,
+                    as_of=row.as_of,
+                )
+            )
+        runs = [
+            ExplainedRun(
+                version=row.version,
+                key=row.key,
+                entered_at=row.entered_at,
+                state="left" if row.closed_at else "inside" if row.begun_at else "admitted",
+                left_at=row.closed_at,
+                exit=row.exit,
+                reason=row.reason,
+                steps=ways.get(row.passage, []),
+            )
+            for row in connection.execute(select(passages).where(*of_user).order_by(passages.c.entered_at))
+        ]
+        refused = [
+            ExplainedRefusal(version=row.version, at=row.at, reason=row.reason)
+            for row in connection.execute(
+                select(refusals)
+                .where(refusals.c.journey == journey, refusals.c.user_id == user_id)
+                .order_by(refusals.c.at)
+            )
+        ]
+        return Explanation(journey=journey, user_id=user_id, runs=runs, refused=refused)
+
+    return database.read(work)
+
+
+def list_pushes(
+    database: Database,
+    *,
+    journey: str | None = None,
+    user_id: str | None = None,
+    outcome: str | None = None,
+    limit: int = 100,
+) -> PushList:
+    """List pushes, newest first.
+
+    Args:
+        database: Where the ledger is kept.
+        journey: Only of this journey.
+        user_id: Only to this user.
+        outcome: Only with this outcome.
+        limit: Most rows to give.
+
+    Returns:
+        The rows, and the number of all that match.
+
+    Raises:
+        StoreUnavailable: The ledger cannot be read.
+    """
+    wanted = [
+        column == value
+        for column, value in (
+            (pushes.c.journey, journey),
+            (pushes.c.user_id, user_id),
+            (pushes.c.outcome, outcome),
+        )
+        if value is not None
+    ]
+
+    def work(connection: Connection) -> PushList:
+        total = connection.execute(select(func.count()).select_from(pushes).where(*wanted)).scalar_one()
+        order = (pushes.c.at.desc(), pushes.c.user_id, pushes.c.device_id)
+        rows = connection.execute(select(pushes).where(*wanted).order_by(*order).limit(limit))
+        found = [
+            SentPush(
+                journey=row.journey,
+                user_id=row.user_id,
+                device_id=row.device_id,
+                element=row.element,
+                at=row.at,
+                provider=row.provider,
+                outcome=row.outcome,
+                title=row.title,
+                body=json.loads(row.message)["body"],
+            )
+            for row in rows
+        ]
+        return PushList(total=total, pushes=found)
+
+    return database.read(work)

@@ -1,0 +1,215 @@
+"""Segments by name, file or condition: what they refer to, and who is in them.
+
+A reference is resolved at the moment of an evaluation: `{segment: vip}` is the newest version then, `vip@3` that one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+
+from activities.records.catalogue import Catalogue, ImportedSegment, Saved
+from activities.segments.compiler import Built, Imported, Snapshot, is_timeless, select_users
+from activities.tables.delta import Tables
+from workflows.conditions import Condition, FileRef, SegmentRef, walk
+from workflows.contracts import Versions
+from workflows.documents import SegmentDocument, digest_of
+from workflows.errors import NotFoundError
+
+DEPTH_LIMIT = 50
+"""Deepest nesting of segments in segments; more is taken for a circle."""
+
+
+class References:
+    """Answers what the references of one condition mean, once, so that one evaluation sees one version of each.
+
+    Args:
+        catalogue: Where segments are saved.
+        tables: Where imported members are.
+        zone: The zone of segments that name none.
+        versions: The table versions of this evaluation; null for the newest.
+        saving: Documents that are about to be saved, by name: they win over saved ones.
+        files: Members of files that are not imported, by their reference.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        tables: Tables,
+        zone: str,
+        *,
+        versions: Versions | None = None,
+        saving: Mapping[str, SegmentDocument] | None = None,
+        files: Mapping[FileRef, pl.DataFrame] | None = None,
+    ) -> None:
+        self._catalogue = catalogue
+        self._tables = tables
+        self._zone = zone
+        self._versions = versions or {}
+        self._saving = dict(saving or {})
+        self._files = dict(files or {})
+        self._found: dict[str, Saved] = {}
+
+    def segment(self, ref: SegmentRef) -> Built | Imported:
+        """Give what a reference to a segment stands for.
+
+        Raises:
+            NotFoundError: Nobody saved or imported it.
+            StoreUnavailable: The catalogue cannot be read.
+        """
+        if ref.version is None and ref.name in self._saving:
+            document = self._saving[ref.name]
+            return Built(document.match, document.timezone or self._zone)
+        found = self._saved(ref).document
+        if isinstance(found, ImportedSegment):
+            return Imported(self._members(found.import_id))
+        if isinstance(found, SegmentDocument):
+            return Built(found.match, found.timezone or self._zone)
+        raise NotFoundError(f"{ref.segment!r} is no segment")
+
+    def file(self, ref: FileRef) -> Imported:
+        """Give the members of a file that was read for this evaluation.
+
+        Raises:
+            NotFoundError: The file was not read: only a document's folder can resolve it.
+        """
+        if ref not in self._files:
+            raise NotFoundError(f"the file {ref.file!r} is imported when its document is saved from where the file is")
+        return Imported(self._files[ref].lazy().select("user_id").unique())
+
+    def digest(self, condition: Condition) -> str:
+        """Name a condition together with all that it refers to: equal digests select the same users."""
+        return digest_of([self._zone, self._closed(condition, 0)])
+
+    def _closed(self, condition: Condition, depth: int) -> Any:
+        content: list[Any] = [condition.model_dump(mode="json", by_alias=True, exclude_unset=True)]
+        for _, node in walk(condition):
+            if isinstance(node, SegmentRef):
+                if depth >= DEPTH_LIMIT:
+                    raise NotFoundError(f"the segment {node.segment!r} contains itself: take one of the references out")
+                meant = self.segment(node)
+                if isinstance(meant, Imported):
+                    saved = self._saved(node).document
+                    content.append(saved.import_id if isinstance(saved, ImportedSegment) else "")
+                else:
+                    content.append([meant.zone, self._closed(meant.condition, depth + 1)])
+        return content
+
+    def _saved(self, ref: SegmentRef) -> Saved:
+        if ref.segment not in self._found:
+            self._found[ref.segment] = self._catalogue.find("segment", ref.name, ref.version or 0)
+        return self._found[ref.segment]
+
+    def _members(self, import_id: str) -> pl.LazyFrame:
+        members = self._tables.scan("members", self._versions.get("members"))
+        return members.filter(pl.col("import_id") == import_id).select("user_id").unique()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Who is in a segment, and from what that was answered.
+
+    Attributes:
+        users: One column `user_id: String`, sorted, each user once.
+        tables: The version of each table that was read.
+        as_of: The instant of the evaluation, UTC.
+        digest: Names the condition with all that it referred to.
+        timeless: Whether the answer stays true while the tables stay the same.
+    """
+
+    users: pl.DataFrame
+    tables: Versions
+    as_of: datetime
+    digest: str
+    timeless: bool
+
+
+class Segments:
+    """Evaluates conditions over the audience tables.
+
+    Args:
+        tables: The audience tables.
+        catalogue: Where segments are saved.
+        zone: The zone of calendar days where a segment names none.
+    """
+
+    def __init__(self, tables: Tables, catalogue: Catalogue, zone: str) -> None:
+        self.tables = tables
+        self.catalogue = catalogue
+        self.zone = zone
+
+    def versions(self) -> Versions:
+        """Give the newest version of each table.
+
+        Raises:
+            StoreUnavailable: The table store cannot be reached.
+        """
+        return {str(name): version for name, version in self.tables.versions().items()}
+
+    def snapshot(self, versions: Versions) -> Snapshot:
+        """Open one version of each table."""
+        return Snapshot(
+            users=self.tables.scan("users", versions["users"]),
+            devices=self.tables.scan("devices", versions["devices"]),
+            events=self.tables.scan("events", versions["events"]),
+        )
+
+    def references(
+        self,
+        versions: Versions | None = None,
+        *,
+        zone: str | None = None,
+        saving: Mapping[str, SegmentDocument] | None = None,
+        files: Mapping[FileRef, pl.DataFrame] | None = None,
+    ) -> References:
+        """Answer references at the given table versions."""
+        return References(
+            self.catalogue,
+            self.tables,
+            zone or self.zone,
+            versions=versions,
+            saving=saving,
+            files=files,
+        )
+
+    def evaluate(
+        self,
+        condition: Condition,
+        as_of: datetime,
+        *,
+        zone: str | None = None,
+        versions: Versions | None = None,
+        references: References | None = None,
+    ) -> Evaluation:
+        """Work out who is in a segment. Blocking: call it in a thread.
+
+        Args:
+            condition: The segment's condition.
+            as_of: The instant of the evaluation, UTC.
+            zone: The zone of its calendar days; null for the default.
+            versions: Table versions to read; null for the newest.
+            references: What references mean; null for what is saved now.
+
+        Returns:
+            The users, and from what they were worked out.
+
+        Raises:
+            NotFoundError: A reference leads nowhere.
+            StoreUnavailable: Tables or catalogue cannot be reached. Temporal retries.
+        """
+        read = versions or self.versions()
+        meant = references or self.references(read, zone=zone)
+        digest = meant.digest(condition)
+        lazy = select_users(condition, self.snapshot(read), as_of=as_of, zone=zone or self.zone, resolve=meant)
+        users = self.tables.collect(lazy.select("user_id").sort("user_id"))
+        return Evaluation(users, read, as_of, digest, is_timeless(condition, meant))
+
+
+def condition_key(condition: Condition, zone: str) -> str:
+    """Name a condition as it is written, references unresolved."""
+    return zone + json.dumps(condition.model_dump(mode="json", by_alias=True, exclude_unset=True), sort_keys=True)

@@ -1,0 +1,48 @@
+"""What activities share: the stores, opened once a process by whoever composes a worker or a command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from activities.push.devices import Profiles
+from activities.records.catalogue import Catalogue, SavedJourney
+from activities.records.ledger import Ledger
+from activities.segments.memberships import Memberships
+from activities.segments.segments import Segments
+from activities.tables.delta import Tables
+from workflows.contracts import Leave, Outcome
+from workflows.documents import Exit
+
+
+@dataclass(frozen=True)
+class Stores:
+    """The stores of one process.
+
+    Attributes:
+        tables: The audience tables.
+        catalogue: Saved versions.
+        ledger: Admissions and outcomes.
+        segments: Evaluates conditions.
+        memberships: Answers splits.
+        profiles: Users and devices for pushes.
+        snapshots: Folder of the audiences that were evaluated.
+    """
+
+    tables: Tables
+    catalogue: Catalogue
+    ledger: Ledger
+    segments: Segments
+    memberships: Memberships
+    profiles: Profiles
+    snapshots: Path
+
+
+def leave_by(saved: SavedJourney, target: str) -> Leave | None:
+    """Tell how a passage ends when it goes to an element; None when that is no exit."""
+    return Leave(exit=target, reason="end") if isinstance(saved.document.elements[target], Exit) else None
+
+
+def outcome_of(saved: SavedJourney, element: str, branch: str, because: str) -> Outcome:
+    """Make an element's outcome, with the leave when its branch leads to an exit."""
+    return Outcome(branch=branch, because=because, left=leave_by(saved, saved.routes[element].to[branch]))

@@ -1,0 +1,150 @@
+"""How a file of text is written: its encoding, its delimiter, and whether each of its lines is a row."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from workflows.errors import ImportRefused
+
+CHUNK_BYTES = 1 << 20
+HEAD_BYTES = 1 << 16
+DELIMITERS = ",;\t"
+
+FOREIGN = {
+    b"PK\x03\x04": "a spreadsheet or an archive: save the sheet as CSV (UTF-8)",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook: save the sheet as CSV (UTF-8)",
+    b"\x1f\x8b": "compressed: unpack it first",
+    b"PAR1": "a Parquet file: give it a name that ends in .parquet",
+}
+"""How files begin that are no text, and what to do with them."""
+
+CP1252_UNDEFINED = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
+"""Bytes that no character has in Windows-1252 (https://www.unicode.org/Public/MAPPINGS/VENDORS/MICSFT/WINDOWS/)."""
+
+
+def head_of(path: Path) -> bytes:
+    """Read how a file begins.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its first 64 KiB.
+
+    Raises:
+        ImportRefused: It is missing, empty, or of a format that is no text.
+    """
+    with file_readable(path), path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if not head.strip():
+        raise ImportRefused(f"{path} is empty", hint="Its first line has to name the columns.")
+    for magic, advice in FOREIGN.items():
+        if head.startswith(magic):
+            raise ImportRefused(f"{path} is {advice}")
+    return head
+
+
+@contextmanager
+def file_readable(path: Path) -> Iterator[None]:
+    """Refuse a file that is missing, is a folder, or cannot be read or decoded.
+
+    Args:
+        path: The file, for the message.
+
+    Raises:
+        ImportRefused: In place of the operating system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ImportRefused(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ImportRefused(
+            f"{path} cannot be read as {error.encoding}: {error.reason}", hint="Save the file as UTF-8."
+        ) from error
+
+
+def encoding_of(path: Path, head: bytes) -> tuple[str, list[str]]:
+    """Name a file's codec, reading the file once in bounded memory.
+
+    Args:
+        path: The file.
+        head: How it begins.
+
+    Returns:
+        Python's name of the codec, which also removes a byte order mark, and what had to be assumed.
+
+    Raises:
+        ImportRefused: The file is no text, or in an encoding that cannot be told.
+    """
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16", []
+    if b"\0" in head:
+        # Latin text in UTF-16 without a byte order mark: every other byte is zero.
+        half = len(head) // 4
+        if head[1::2].count(0) > half:
+            return "utf-16-le", []
+        if head[0::2].count(0) > half:
+            return "utf-16-be", []
+        raise ImportRefused(f"{path} is no text: it holds zero bytes", hint="Save it as CSV (UTF-8).")
+    codec = "utf-8-sig" if head.startswith(codecs.BOM_UTF8) else "utf-8"
+    not_utf8, not_cp1252 = _first_faults(path)
+    if not not_utf8:
+        return codec, []
+    if not_cp1252 or codec == "utf-8-sig":
+        raise ImportRefused(
+            f"{path}:{not_cp1252 or not_utf8}: the text is neither UTF-8 nor Windows-1252",
+            hint="Save the file as UTF-8.",
+        )
+    return "cp1252", [f"{path.name} is not UTF-8 (line {not_utf8}) and was read as Windows-1252: check the accents"]
+
+
+def _first_faults(path: Path) -> tuple[int, int]:
+    """Give the first lines that are not UTF-8 and not Windows-1252, 0 where all are."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    lines, not_utf8, not_cp1252 = 1, 0, 0
+    with file_readable(path), path.open("rb") as file:
+        while True:
+            chunk = file.read(CHUNK_BYTES)
+            if not not_utf8:
+                try:
+                    decoder.decode(chunk, final=not chunk)
+                except UnicodeDecodeError as error:
+                    not_utf8 = lines + chunk.count(b"\n", 0, error.start)
+            if not not_cp1252 and (found := CP1252_UNDEFINED.search(chunk)):
+                not_cp1252 = lines + chunk.count(b"\n", 0, found.start())
+            if not chunk:
+                return not_utf8, not_cp1252
+            lines += chunk.count(b"\n")
+
+
+def delimiter_of(head: str) -> str:
+    """Choose the delimiter that the header line holds most of, outside quotes."""
+    line = re.sub(r'"[^"]*"', "", re.split(r"[\r\n]", head, maxsplit=1)[0])
+    return max(DELIMITERS, key=line.count)
+
+
+def is_uniform(path: Path, delimiter: str, width: int) -> bool:
+    """Prove by counting that each line of a file without quotes is a row of the header's length.
+
+    Polars refuses a row that is too long and fills one that is too short without a word: as none is too long, none
+    is too short where the file holds exactly as many delimiters as whole rows do.
+    """
+    lines = delimiters = 0
+    last = b""
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            # A carriage return that no line feed follows would be a line end to Python only.
+            if b'"' in chunk or b"\0" in chunk or (last == b"\r" and not chunk.startswith(b"\n")):
+                return False
+            if chunk.count(b"\r", 0, -1) != chunk.count(b"\r\n"):
+                return False
+            lines += chunk.count(b"\n")
+            delimiters += chunk.count(delimiter.encode())
+            last = chunk[-1:]
+    lines += last not in (b"\n", b"")
+    return last != b"\r" and delimiters == lines * (width - 1)

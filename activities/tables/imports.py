@@ -1,0 +1,236 @@
+"""Import people's files into the tables of users, devices and events."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from activities.tables.changes import check_columns
+from activities.tables.columns import Columns, type_columns
+from activities.tables.delta import COLUMNS, MergeReport, Tables
+from activities.tables.inference import as_text
+from activities.tables.reading import DELIMITED, LINE, Sheet, read_delimited, require_columns
+from activities.tables.rejects import Reject, write_rejects
+from activities.tables.schema import Kind
+from activities.tables.typed_files import NDJSON, PARQUET, read_ndjson, read_parquet
+from workflows.errors import ImportRefused
+
+ImportedTable: TypeAlias = Literal["users", "devices", "events"]
+"""The tables that a person's file can be imported into."""
+
+KEYS: dict[ImportedTable, str] = {"users": "user_id", "devices": "device_id", "events": "event_id"}
+"""The column that identifies a row."""
+
+REQUIRED: dict[ImportedTable, tuple[str, ...]] = {
+    "users": ("user_id",),
+    "devices": ("device_id", "user_id", "platform"),
+    "events": ("user_id", "event", "at"),
+}
+"""Columns that a file has to have, and no row may leave empty."""
+
+EVENT_ID_CHARACTERS = 32
+"""Length of a made-up event id: 128 bits of SHA-256."""
+
+
+class ImportReport(BaseModel):
+    """What an import did."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    table: ImportedTable
+    """The table that the file went into."""
+    version: int
+    """The table's version afterwards; the one before when nothing changed; -1 while there is no table."""
+    rows: int
+    """Rows of the file, without header and blank lines."""
+    inserted: int
+    """Rows that are new in the table."""
+    updated: int
+    """Rows that were there with other values. Events never change."""
+    unchanged: int
+    """Rows that were there already."""
+    rejected: int
+    """Rows that were not taken: each is in the rejects file."""
+    users_added: int
+    """Users that only these devices or events name, and who were added to the table of users."""
+    rejects_file: str | None
+    """A CSV of line, reason and row; null when no row was rejected."""
+    warnings: list[str]
+    """What was assumed, for the person to confirm."""
+
+
+def import_table(
+    tables: Tables,
+    table: ImportedTable,
+    path: str | Path,
+    *,
+    schema_overrides: Mapping[str, Kind] | None = None,
+    now: datetime,
+    rejects_dir: str | Path | None = None,
+) -> ImportReport:
+    """Import a file of users, devices or events: CSV, TSV, NDJSON or Parquet, by its extension.
+
+    An absent column keeps what is stored, an empty cell clears it. Users that only devices or events name are
+    committed before those, so that whatever is interrupted, no device or event is without its user.
+
+    Args:
+        tables: Where to import to.
+        table: What the file holds, one per row.
+        path: The file.
+        schema_overrides: Kinds of columns, for those that the table does not have yet.
+        now: The present instant, aware: events after it are warned of.
+        rejects_dir: Folder of the rejects file; beside the input when null.
+
+    Returns:
+        The counts, the version afterwards, and what was assumed.
+
+    Raises:
+        ImportRefused: The file cannot be imported as it is: nothing was written.
+        StoreUnavailable: The tables cannot be reached. Importing the file again does what is missing.
+    """
+    path = Path(path)
+    overrides = dict(schema_overrides or {})
+    sheet = _read(path)
+    require_columns(path, sheet.columns, [*REQUIRED[table], *overrides])
+    stored = tables.schema(table)
+    typed = type_columns(sheet, table, stored=stored, overrides=overrides, trimmed=set(COLUMNS[table]))
+    warnings = [*sheet.warnings, *typed.warnings]
+    taken, rejects = _take(sheet, typed, REQUIRED[table])
+    check_columns(table, taken.drop(LINE), stored)
+    rejects_file = write_rejects(path, Path(rejects_dir) if rejects_dir else None, rejects)
+    if rejects and not taken.height:
+        raise ImportRefused(
+            f"{path}: none of its {len(rejects)} rows can be imported; line {rejects[0].line}: {rejects[0].reason}",
+            hint=f"All of them with their reasons are in {rejects_file}.",
+        )
+    if not taken.height:
+        warnings.append(f"{path.name} has a header and no rows")
+    rows = taken.drop(LINE)
+    if table == "events":
+        rows = _with_event_ids(rows)
+        warnings += _future(rows, now)
+    key = KEYS[table]
+    if repeated := rows.height - rows.get_column(key).n_unique():
+        warnings.append(f"{repeated} {_rows(repeated)} a {key}: the last one of each was taken")
+    users_added = 0
+    if table != "users":
+        # First, so that a crash in between leaves users without devices and never the reverse.
+        users_added = tables.append_new("users", rows.select("user_id"), "user_id").inserted
+    if table == "devices" and "opt_in" not in rows.columns:
+        warnings.append("no column opt_in: new devices are opted in")
+    absent = {name: _kept(mask, sheet, taken) for name, mask in sheet.absent.items() if name in rows.columns}
+    written = _write(tables, table, rows, absent)
+    return ImportReport(
+        table=table,
+        version=written.version,
+        rows=sheet.frame.height + len(sheet.rejects),
+        inserted=written.inserted,
+        updated=written.updated,
+        unchanged=written.unchanged,
+        rejected=len(rejects),
+        users_added=users_added,
+        rejects_file=rejects_file,
+        warnings=warnings,
+    )
+
+
+def _read(path: Path) -> Sheet:
+    """Read a file by its extension."""
+    suffix = path.suffix.lower()
+    if suffix in DELIMITED:
+        return read_delimited(path)
+    if suffix in NDJSON:
+        return read_ndjson(path)
+    if suffix in PARQUET:
+        return read_parquet(path)
+    raise ImportRefused(
+        f"{path}: files that end in {suffix or 'no extension'} are not imported",
+        hint="Import .csv, .tsv, .txt, .ndjson, .jsonl or .parquet.",
+    )
+
+
+def _take(sheet: Sheet, typed: Columns, required: Iterable[str]) -> tuple[pl.DataFrame, list[Reject]]:
+    """Part the rows that can be imported from those that cannot, in the order of the file."""
+    faults = dict(typed.faults)
+    for name in required:
+        for row in typed.frame.get_column(name).is_null().arg_true():
+            # A value that does not read has its own reason already.
+            if not any(reason.startswith(f"{name} ") for reason in faults.get(row, [])):
+                faults[row] = [*faults.get(row, []), f"{name} is empty"]
+    rejects = list(sheet.rejects)
+    if faults:
+        bad = sheet.frame[list(faults)]
+        cells = pl.DataFrame([as_text(bad.get_column(name)) for name in sheet.columns])
+        texts = (_as_csv(row) for row in cells.iter_rows())
+        lines = bad.get_column(LINE)
+        rejects += map(Reject, lines, ("; ".join(reasons) for reasons in faults.values()), texts)
+    good = pl.Series([row not in faults for row in range(typed.frame.height)], dtype=pl.Boolean)
+    return (typed.frame.filter(good) if faults else typed.frame), sorted(rejects)
+
+
+def _as_csv(cells: Iterable[str | None]) -> str:
+    """Write a row as it would stand in a CSV file."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow(cells)
+    return buffer.getvalue()
+
+
+def _kept(mask: pl.Series, sheet: Sheet, taken: pl.DataFrame) -> pl.Series:
+    """Give a mask over the sheet's rows for the taken rows only."""
+    return mask.filter(sheet.frame.get_column(LINE).is_in(taken.get_column(LINE).implode()))
+
+
+def _write(tables: Tables, table: ImportedTable, rows: pl.DataFrame, absent: Mapping[str, pl.Series]) -> MergeReport:
+    """Commit the rows."""
+    if table == "events":
+        return tables.append_new("events", rows, "event_id")
+    if table == "users":
+        return tables.upsert("users", rows, "user_id", absent=absent)
+    if "opt_in" not in rows.columns:
+        return tables.upsert("devices", rows, "device_id", absent=absent, new_rows={"opt_in": True})
+    # Nobody is opted in by an empty cell.
+    rows = rows.with_columns(pl.col("opt_in").fill_null(False))
+    return tables.upsert("devices", rows, "device_id", absent=absent)
+
+
+def _with_event_ids(rows: pl.DataFrame) -> pl.DataFrame:
+    """Give each event without an id one that its values decide, so that importing it again does not repeat it.
+
+    The order of the columns, and those that are empty, play no part.
+    """
+    given = (
+        rows.get_column("event_id") if "event_id" in rows.columns else pl.Series([None] * rows.height, dtype=pl.String)
+    )
+    if not given.has_nulls():
+        return rows
+    names = sorted(set(rows.columns) - {"event_id"})
+    texts = [as_text(rows.get_column(name)) for name in names]
+    # Separators that text does not hold keep `a=b` with `c` apart from `a` with `b=c`.
+    parts = pl.DataFrame(
+        [
+            pl.select((f"{name}\x1f" + text + "\x1e").fill_null("")).to_series().alias(name)
+            for name, text in zip(names, texts)
+        ]
+    )
+    canonical = parts.select(pl.concat_str(pl.all())).to_series()
+    hashed = (hashlib.sha256(text.encode()).hexdigest()[:EVENT_ID_CHARACTERS] for text in canonical)
+    made = pl.Series("event_id", list(hashed), dtype=pl.String)
+    return rows.with_columns(given.fill_null(made).alias("event_id"))
+
+
+def _future(rows: pl.DataFrame, now: datetime) -> list[str]:
+    """Warn of events that have not happened yet: no window over the past contains them."""
+    count = rows.select((pl.col("at") > now).sum()).item()
+    return [f"{count} event{'s lie' if count != 1 else ' lies'} in the future"] if count else []
+
+
+def _rows(count: int) -> str:
+    return "rows repeat" if count != 1 else "row repeats"

@@ -1,0 +1,202 @@
+"""Columns of text become columns of a kind: how each kind is recognised, and how its values are read and written.
+
+Recognising is stricter than reading. `007` is read as 7 where the table holds integers, but a column that holds it is
+recognised as text, since whoever wrote the zeros meant them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import polars as pl
+
+from activities.tables.schema import DTYPES, VERSION_PART_LIMIT, VERSION_PARTS, Kind
+
+NAMED: dict[str, Kind] = {
+    "opt_in": "boolean",
+    # Norwegian is `no`, and so is Norway.
+    "language": "string",
+    "locale": "string",
+    "country": "string",
+    "timezone": "string",
+}
+"""Columns whose kind their name decides, whatever their values look like; so does the ending `_version`."""
+
+PATTERNS: dict[Kind, str] = {
+    "boolean": r"(?i)^(true|false|yes|no|1|0)$",
+    "integer": r"^(0|-?[1-9][0-9]{0,14})$",
+    "number": r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$",
+    "date": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$",
+    "instant": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].*)?$",
+    "price": r"^-?[0-9]{1,14}(\.[0-9]{1,4})?\s+[A-Z]{3}$",
+    "version": r"^[0-9]+(\.[0-9]+){0,3}$",
+    "list": r"^\[[\s\S]*\]$",
+}
+"""What every value of a column looks like for its kind to be recognised, tried in this order."""
+
+NEVER_IN_TEXT: set[Kind] = {"boolean", "integer", "number"}
+"""Kinds that are not recognised in columns that the file itself marks as text."""
+
+SAMPLE_ROWS = 200
+
+INSTANT = (
+    r"^(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})"
+    r"(?:[Tt ](?P<time>[0-2][0-9]:[0-5][0-9])(?::(?P<second>[0-5][0-9])(?:[.,](?P<fraction>[0-9]+))?)?"
+    r" ?(?P<zone>[Zz]|UTC|[+-][0-9]{2}(?::?[0-9]{2})?)?)?$"
+)
+"""ISO 8601 as files hold it: with `T` or a space, seconds and fraction or without, any offset, none being UTC."""
+
+
+def kind_by_name(column: str) -> Kind | None:
+    """Give the kind that a column's name decides, or null."""
+    return "version" if column.endswith("_version") else NAMED.get(column)
+
+
+def filled(column: pl.Series) -> pl.Series:
+    """Give a column of text without surrounding spaces, null where nothing is left."""
+    text = column.str.strip_chars()
+    return text.set(text == "", None)
+
+
+def infer(column: pl.Series, *, textual: bool = False) -> Kind | None:
+    """Recognise the kind of a column.
+
+    Args:
+        column: String; null and blank cells say nothing.
+        textual: The file marks the values as text, so that they are no numbers and no booleans.
+
+    Returns:
+        The kind, `string` where no other fits every value; null when all cells are empty.
+    """
+    text = filled(column).drop_nulls()
+    if not len(text):
+        return None
+    for kind, pattern in PATTERNS.items():
+        if textual and kind in NEVER_IN_TEXT:
+            continue
+        if not all(part.str.contains(pattern).all() for part in (text.head(SAMPLE_ROWS), text)):
+            continue
+        # Zeros and ones count; a dotted pair is a number; a version has two dots somewhere.
+        if kind == "boolean" and not text.str.contains(r"[A-Za-z]").any():
+            continue
+        if kind == "version" and not text.str.contains(r"\..*\.").any():
+            continue
+        if not read_as(text, kind).has_nulls():
+            return kind
+    return "string"
+
+
+def read_as(column: pl.Series, kind: Kind) -> pl.Series:
+    """Read a column of text as a kind.
+
+    Args:
+        column: String.
+        kind: What the values shall be.
+
+    Returns:
+        The column in the kind's dtype (`DTYPES`). Null where the cell is empty or does not read as the kind. Strings
+        keep their surrounding spaces.
+    """
+    text = filled(column)
+    if kind == "string":
+        return column.set(text.is_null(), None)
+    if kind == "list":
+        return pl.Series(column.name, [_list(cell) for cell in text], dtype=DTYPES["list"])
+    frame = text.alias("text").to_frame()
+    return frame.select(READERS[kind](pl.col("text")).alias(column.name)).to_series()
+
+
+def as_text(column: pl.Series) -> pl.Series:
+    """Write a column of any kind as text that reads as the same values; equal values give equal text.
+
+    Args:
+        column: In one of the dtypes of `DTYPES`.
+
+    Returns:
+        String; null stays null.
+    """
+    if column.dtype == pl.Datetime:
+        return column.dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
+    if column.dtype == DTYPES["price"]:
+        amount, currency = column.struct.field("amount"), column.struct.field("currency")
+        return amount.cast(pl.String) + " " + currency
+    if column.dtype == DTYPES["version"]:
+        return column.struct.field("text")
+    if column.dtype == DTYPES["list"]:
+        cells = [None if cell is None else json.dumps(cell, ensure_ascii=False) for cell in column.to_list()]
+        return pl.Series(column.name, cells, dtype=pl.String)
+    return column.cast(pl.String)
+
+
+def _boolean(text: pl.Expr) -> pl.Expr:
+    lower = text.str.to_lowercase()
+    return pl.when(lower.is_in(["true", "yes", "1"])).then(True).when(lower.is_in(["false", "no", "0"])).then(False)
+
+
+def _integer(text: pl.Expr) -> pl.Expr:
+    return text.str.extract(r"^([+-]?[0-9]+)(?:\.0*)?$").str.strip_prefix("+").cast(pl.Int64, strict=False)
+
+
+def _number(text: pl.Expr) -> pl.Expr:
+    number = text.str.extract(r"^([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)$").cast(
+        pl.Float64, strict=False
+    )
+    return pl.when(number.is_finite()).then(number)
+
+
+def _date(text: pl.Expr) -> pl.Expr:
+    return text.str.extract(f"({PATTERNS['date']})").str.to_date("%Y-%m-%d", strict=False)
+
+
+def _instant(text: pl.Expr) -> pl.Expr:
+    part = text.str.extract_groups(INSTANT).struct
+    clock = part.field("day") + "T" + part.field("time").fill_null("00:00") + ":" + part.field("second").fill_null("00")
+    fraction = part.field("fraction").fill_null("0").str.pad_end(6, "0").str.slice(0, 6).cast(pl.Int64)
+    zone = part.field("zone").fill_null("Z")
+    hours = zone.str.extract(r"^[+-]([0-9]{2})").cast(pl.Int64).fill_null(0)
+    minutes = zone.str.extract(r"^[+-][0-9]{2}:?([0-9]{2})$").cast(pl.Int64).fill_null(0)
+    sign = pl.when(zone.str.starts_with("-")).then(-1).otherwise(1)
+    local = clock.str.to_datetime("%Y-%m-%dT%H:%M:%S", strict=False, time_unit="us")
+    instant = local + pl.duration(microseconds=fraction) - pl.duration(minutes=sign * (hours * 60 + minutes))
+    # No place is further than 18 hours from UTC (ISO 8601 as `zoneinfo` and java.time bound it).
+    return pl.when((hours <= 18) & (minutes < 60)).then(instant.dt.replace_time_zone("UTC"))
+
+
+def _price(text: pl.Expr) -> pl.Expr:
+    part = text.str.extract_groups(r"^(?P<amount>-?[0-9]{1,14}(?:\.[0-9]{1,4})?)\s+(?P<currency>[A-Z]{3})$").struct
+    amount = part.field("amount").cast(pl.Decimal(18, 4), strict=False)
+    return pl.when(amount.is_not_null()).then(pl.struct(amount=amount, currency=part.field("currency")))
+
+
+def _version(text: pl.Expr) -> pl.Expr:
+    """Number versions as `schema.version_order` does."""
+    parts = text.str.extract(r"^((?:0*[0-9]{1,4})(?:\.0*[0-9]{1,4}){0,3})$").str.split(".")
+    order = pl.lit(0, pl.Int64)
+    for index in range(VERSION_PARTS):
+        order = order * VERSION_PART_LIMIT + parts.list.get(index, null_on_oob=True).cast(pl.Int64).fill_null(0)
+    return pl.when(parts.is_not_null()).then(pl.struct(text=text, order=order))
+
+
+READERS: dict[Kind, Callable[[pl.Expr], pl.Expr]] = {
+    "boolean": _boolean,
+    "integer": _integer,
+    "number": _number,
+    "date": _date,
+    "instant": _instant,
+    "price": _price,
+    "version": _version,
+}
+
+
+def _list(cell: str | None) -> list[str] | None:
+    """Read a JSON array of scalars as a list of strings; null in it is left out."""
+    try:
+        # Numbers stay as they are written.
+        values = json.loads(cell or "", parse_int=str, parse_float=str)
+    except ValueError:
+        return None
+    if not isinstance(values, list) or any(isinstance(value, list | dict) for value in values):
+        return None
+    texts = {True: "true", False: "false"}
+    return [texts[value] if isinstance(value, bool) else value for value in values if value is not None]

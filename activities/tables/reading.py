@@ -1,0 +1,280 @@
+"""People's files as rows of text: CSV in the encodings and with the delimiters that spreadsheets write.
+
+Two readers share one survey of the file. Polars reads a file whose rows are proven to be one line each and of one
+length; every other file goes through Python's `csv`, which is slower and knows for each row the line it stands on.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+import polars as pl
+
+from activities.tables.encodings import delimiter_of, encoding_of, file_readable, head_of, is_uniform
+from activities.tables.rejects import Reject
+from workflows.errors import ImportRefused
+
+LINE = "\x1fline"
+"""The column of a sheet that holds each row's line in the file, from 1. No file's column can be called so."""
+
+DELIMITED = {".csv", ".txt", ".tsv", ".tab"}
+CHUNK_ROWS = 50_000
+
+
+class Record(NamedTuple):
+    """One row of a delimited file."""
+
+    line: int
+    """Its first line in the file, from 1."""
+    cells: list[str]
+    """Its cells, as many as the header has, unless there is a fault."""
+    fault: str
+    """Why the row cannot be taken; empty for a good one."""
+    text: str
+    """The row as it stands in the file."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A file as it was read, before its columns have types."""
+
+    frame: pl.DataFrame
+    """One row per good row of the file: `LINE: Int64`, then the columns in file order, as text (null: empty) or, from
+    Parquet, in one of the dtypes of `DTYPES`."""
+    rejects: list[Reject] = field(default_factory=list)
+    """The rows that could not be read."""
+    textual: frozenset[str] = frozenset()
+    """Columns whose values the file itself marks as text, so that `"1"` is no number."""
+    absent: dict[str, pl.Series] = field(default_factory=dict)
+    """For a column, true in the rows that do not mention it. Only NDJSON has such rows."""
+    warnings: list[str] = field(default_factory=list)
+    """What the reader assumed, for the person to confirm."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The file's own columns, in its order."""
+        return [column for column in self.frame.columns if column != LINE]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a delimited file is written."""
+
+    path: Path
+    encoding: str
+    """Python's name of the codec, which also removes a byte order mark."""
+    delimiter: str
+    header: list[str]
+    """Column names without surrounding spaces; empty for a column without a name."""
+    clean: bool
+    """Every row is proven to be one line of UTF-8, without quotes, with as many cells as the header."""
+    warnings: list[str]
+
+
+def survey(path: Path) -> Layout:
+    """Find out how a delimited file is written, reading it once in bounded memory.
+
+    Args:
+        path: The file, named .csv, .txt, .tsv or .tab.
+
+    Returns:
+        Its layout.
+
+    Raises:
+        ImportRefused: It is missing, empty, no text, or its header cannot be used.
+    """
+    head = head_of(path)
+    encoding, warnings = encoding_of(path, head)
+    text = head.decode(encoding, errors="ignore").lstrip("\r\n \ufeff")
+    delimiter = "\t" if path.suffix.lower() in (".tsv", ".tab") else delimiter_of(text)
+    record = next((row for row in _records(path, encoding, delimiter, None) if row.cells or row.fault), None)
+    if record is not None and record.fault:
+        raise ImportRefused(f"{path}:{record.line}: the header cannot be read: {record.fault}")
+    if record is None or not any(cell.strip() for cell in record.cells):
+        raise ImportRefused(f"{path} is empty", hint="Its first line has to name the columns.")
+    header = [cell.strip() for cell in record.cells]
+    check_names(path, header)
+    clean = encoding.startswith("utf-8") and record.line == 1 and len(header) > 1
+    clean = clean and is_uniform(path, delimiter, len(header))
+    return Layout(path, encoding, delimiter, header, clean, warnings)
+
+
+def records(layout: Layout) -> Iterator[Record]:
+    """Read the rows of a delimited file one by one, in bounded memory.
+
+    Blank lines are passed over, but in a file of one column a blank line before the last value is an empty cell.
+
+    Args:
+        layout: What `survey` found.
+
+    Yields:
+        Good rows, and faulty ones with their fault.
+
+    Raises:
+        ImportRefused: A quote is opened and never closed, so that no later row can be told.
+    """
+    rows = _records(layout.path, layout.encoding, layout.delimiter, len(layout.header))
+    next((row for row in rows if row.cells), None)
+    blank: list[Record] = []
+    for record in rows:
+        if record.cells or record.fault:
+            yield from blank
+            blank.clear()
+            yield record
+        elif len(layout.header) == 1:
+            blank.append(record._replace(cells=[""]))
+
+
+def read_delimited(path: Path) -> Sheet:
+    """Read a delimited file as columns of text.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The sheet.
+
+    Raises:
+        ImportRefused: The file cannot be read as it is; see `survey` and `records`.
+    """
+    layout = survey(path)
+    names = [name or f"\x1f{index}" for index, name in enumerate(layout.header)]
+    rejects: list[Reject] = []
+    frame = _read_fast(layout, names) if layout.clean else None
+    if frame is None:
+        frame = _read_exactly(layout, names, rejects)
+    unnamed = [name for name in names if name.startswith("\x1f")]
+    for name in unnamed:
+        if frame.select((pl.col(name).str.strip_chars() != "").any()).item():
+            raise ImportRefused(
+                f"{path}: column {names.index(name) + 1} has values and no name in the header",
+                hint="Name it in the first line, or remove it.",
+            )
+    return Sheet(frame.select(LINE, pl.exclude(LINE, *unnamed)), rejects, warnings=layout.warnings)
+
+
+def _read_fast(layout: Layout, names: list[str]) -> pl.DataFrame | None:
+    """Read a clean file with polars, or nothing where a row turns out to be too long."""
+    try:
+        with layout.path.open("rb") as file:
+            frame = pl.read_csv(
+                file,
+                has_header=False,
+                skip_lines=1,
+                separator=layout.delimiter,
+                quote_char=None,
+                schema=dict.fromkeys(names, pl.String()),
+                extra_columns="raise",
+                raise_if_empty=False,
+            )
+    except pl.exceptions.ComputeError:
+        return None
+    return frame.with_columns(pl.int_range(2, pl.len() + 2, dtype=pl.Int64).alias(LINE))
+
+
+def _read_exactly(layout: Layout, names: list[str], rejects: list[Reject]) -> pl.DataFrame:
+    """Read any file row by row, and put aside the rows that cannot be taken."""
+    schema = {**dict.fromkeys(names, pl.String()), LINE: pl.Int64()}
+    parts = [pl.DataFrame(schema=schema)]
+    taken: list[list[str | int]] = []
+    for record in records(layout):
+        if record.fault:
+            rejects.append(Reject(record.line, record.fault, record.text))
+            continue
+        taken.append([*record.cells, record.line])
+        if len(taken) == CHUNK_ROWS:
+            parts.append(pl.DataFrame(taken, schema=schema, orient="row"))
+            taken = []
+    parts.append(pl.DataFrame(taken, schema=schema, orient="row"))
+    return pl.concat(parts)
+
+
+def check_names(path: Path, names: Iterable[str]) -> None:
+    """Refuse a header that names a column twice, or in characters that cannot be typed.
+
+    Args:
+        path: The file, for the message.
+        names: The column names; an empty one is passed over.
+
+    Raises:
+        ImportRefused: A name cannot be used.
+    """
+    seen: dict[str, str] = {}
+    for name in filter(None, names):
+        if not name.isprintable():
+            raise ImportRefused(
+                f"{path}: the column name {name!r} holds a control character", hint="Rename the column."
+            )
+        if (twin := seen.get(name.lower())) is not None:
+            raise ImportRefused(
+                f"{path}: the header names {name!r} twice"
+                if twin == name
+                else f"{path}: the header names {twin!r} and {name!r}, which differ only in case",
+                hint="Give each column a name of its own.",
+            )
+        seen[name.lower()] = name
+
+
+def require_columns(path: Path, found: list[str], required: Iterable[str]) -> None:
+    """Refuse a file that lacks a column.
+
+    Args:
+        path: The file, for the message.
+        found: Its columns.
+        required: The columns it has to have.
+
+    Raises:
+        ImportRefused: One is missing; the message quotes the header and names the nearest column.
+    """
+    for name in required:
+        if name in found:
+            continue
+        lower = {column.lower(): column for column in found}
+        near = get_close_matches(name, lower, n=1, cutoff=0.5)
+        raise ImportRefused(
+            f"{path}: there is no column {name!r}; the header is: {', '.join(map(repr, found))}",
+            hint=f"Rename {lower[near[0]]!r} to {name!r}, if that is what it holds."
+            if near
+            else "The first line of the file has to name the columns.",
+        )
+
+
+def _records(path: Path, encoding: str, delimiter: str, width: int | None) -> Iterator[Record]:
+    """Read the header and all rows; rows without cells are blank lines. Without a width, only the header is sound."""
+    held: list[str] = []
+
+    def lines(file: TextIO) -> Iterator[str]:
+        for line in file:
+            held.append(line)
+            yield line
+
+    with file_readable(path), path.open(encoding=encoding, newline="") as file:
+        reader = csv.reader(lines(file), delimiter=delimiter, strict=True)
+        while True:
+            held.clear()
+            line, fault = reader.line_num + 1, ""
+            cells: list[str] = []
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                fault = _fault(path, line, str(error))
+            if width is not None and cells and len(cells) != width:
+                fault = f"{len(cells)} cells where the header has {width}"
+            yield Record(line, cells, fault, "".join(held).rstrip("\r\n"))
+
+
+def _fault(path: Path, line: int, said: str) -> str:
+    """Word what Python's reader found, and refuse what leaves the rest of the file in doubt."""
+    if "unexpected end" in said or "field larger" in said:
+        raise ImportRefused(
+            f"{path}:{line}: a quote opened in this row is never closed, or a cell has over 131,072 characters",
+            hint="Close the quote; a quote inside a cell is written twice.",
+        )
+    return "a quote inside a cell is not written twice" if "expected after" in said else said

@@ -1,0 +1,158 @@
+"""Files that carry types of their own, NDJSON and Parquet, as sheets like those that delimited files give."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+
+from activities.tables.encodings import file_readable, head_of
+from activities.tables.inference import as_text
+from activities.tables.reading import LINE, Sheet, check_names
+from activities.tables.rejects import Reject
+from activities.tables.schema import DTYPES, PRICE, VERSION
+from workflows.errors import ImportRefused
+
+NDJSON = {".ndjson", ".jsonl"}
+PARQUET = {".parquet", ".pq"}
+
+CASTS: dict[type[pl.DataType], pl.DataType] = {
+    **dict.fromkeys((pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64), pl.Int64()),
+    **dict.fromkeys((pl.String, pl.Categorical, pl.Enum, pl.Null), pl.String()),
+    pl.Boolean: pl.Boolean(),
+    pl.Date: pl.Date(),
+}
+"""Parquet's types that a cast alone brings to a kind's dtype."""
+
+
+class _Written(str):
+    """A number as the file writes it: it keeps every digit, and is told from a string."""
+
+
+def read_ndjson(path: Path) -> Sheet:
+    """Read a file of one JSON object per line as columns of text.
+
+    A key that a row lacks says nothing about that column; null in it empties the cell. A list of scalars stays JSON,
+    and `{"amount": 19.99, "currency": "EUR"}` becomes `19.99 EUR`.
+
+    Args:
+        path: The file, in UTF-8.
+
+    Returns:
+        The sheet. Lines that are no JSON object are rejected.
+
+    Raises:
+        ImportRefused: The file is missing or empty, holds one JSON array, or nests objects.
+    """
+    if head_of(path).lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"["):
+        raise ImportRefused(f"{path} holds one JSON array", hint="Write one object per line, without the brackets.")
+    rows: list[dict[str, str | None]] = []
+    lines: list[int] = []
+    rejects: list[Reject] = []
+    textual: dict[str, bool] = {}
+    with file_readable(path), path.open("rb") as file:
+        for line, raw in enumerate(file, 1):
+            if not raw.strip(b"\xef\xbb\xbf \r\n\t"):
+                continue
+            try:
+                row = json.loads(
+                    raw.decode("utf-8-sig"), parse_int=_Written, parse_float=_Written, parse_constant=_never
+                )
+                if not isinstance(row, dict):
+                    raise ValueError("the line is no JSON object")
+            except ValueError as error:
+                rejects.append(Reject(line, f"not read as JSON: {error}", raw.decode(errors="replace").rstrip("\r\n")))
+                continue
+            cells = {key.strip(): value for key, value in row.items()}
+            for key, value in cells.items():
+                is_text = isinstance(value, str) and not isinstance(value, _Written)
+                textual[key] = textual.get(key, False) or is_text
+            rows.append({key: _cell(path, line, key, value) for key, value in cells.items()})
+            lines.append(line)
+    if "" in textual:
+        raise ImportRefused(f"{path}: a key has no name", hint="Name it, or remove it.")
+    check_names(path, textual)
+    columns = {key: pl.Series(key, [row.get(key) for row in rows], dtype=pl.String) for key in textual}
+    absent = {key: pl.Series(key, [key not in row for row in rows], dtype=pl.Boolean) for key in textual}
+    return Sheet(
+        pl.DataFrame({LINE: pl.Series(LINE, lines, dtype=pl.Int64), **columns}),
+        rejects,
+        textual=frozenset(key for key, is_text in textual.items() if is_text),
+        absent={key: mask for key, mask in absent.items() if mask.any()},
+    )
+
+
+def read_parquet(path: Path) -> Sheet:
+    """Read a Parquet file, each column in one of the dtypes of `DTYPES`; the line of a row is its number, from 1.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The sheet. Strings may still become dates, prices, versions or lists.
+
+    Raises:
+        ImportRefused: The file is missing, is no Parquet, or has a column of a type that no kind holds.
+    """
+    try:
+        with file_readable(path), path.open("rb") as file:
+            frame = pl.read_parquet(file)
+    except pl.exceptions.PolarsError as error:
+        raise ImportRefused(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+    frame = frame.rename(str.strip) if len({name.strip() for name in frame.columns}) == frame.width else frame
+    check_names(path, frame.columns)
+    columns = [_column(path, column) for column in frame]
+    numbered = pl.int_range(1, frame.height + 1, dtype=pl.Int64, eager=True).alias(LINE)
+    textual = frozenset(column.name for column in columns if column.dtype == pl.String)
+    return Sheet(pl.DataFrame([numbered, *columns]), textual=textual)
+
+
+def _never(text: str) -> None:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _cell(path: Path, line: int, key: str, value: object) -> str | None:
+    """Write a JSON value as the text that reads as it."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list) and not any(isinstance(item, list | dict) for item in value):
+        # Written numbers become strings, which is what lists hold.
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, dict) and set(value) == {"amount", "currency"}:
+        return f"{value['amount']} {value['currency']}"
+    raise ImportRefused(
+        f"{path}:{line}: {key!r} holds {'an object' if isinstance(value, dict) else 'a list of lists or objects'}",
+        hint=f"Give each value a key of its own, such as {key + '_name'!r}.",
+    )
+
+
+def _column(path: Path, column: pl.Series) -> pl.Series:
+    """Bring a column to one of the dtypes of `DTYPES`."""
+    dtype = column.dtype
+    try:
+        if cast := CASTS.get(dtype.base_type()):
+            return column.cast(cast)
+        if dtype.is_float() or dtype.is_decimal():
+            number = column.cast(pl.Float64)
+            return number.set(~number.is_finite(), None)
+        if isinstance(dtype, pl.Datetime):
+            zoned = column.dt.replace_time_zone("UTC") if dtype.time_zone is None else column
+            return zoned.dt.convert_time_zone("UTC").cast(DTYPES["instant"])
+        if isinstance(dtype, pl.List) and not isinstance(dtype.inner, pl.List | pl.Struct | pl.Array):
+            return column.cast(DTYPES["list"])
+        if isinstance(dtype, pl.Struct) and {part.name for part in dtype.fields} == {"amount", "currency"}:
+            return column.cast(PRICE)
+        # The order that another program wrote beside the text of a version is not taken on trust.
+        if isinstance(dtype, pl.Struct) and {part.name for part in dtype.fields} == {"text", "order"}:
+            return as_text(column.cast(VERSION))
+    except pl.exceptions.PolarsError as error:
+        raise ImportRefused(
+            f"{path}: the column {column.name!r} cannot be taken: {str(error).splitlines()[0]}"
+        ) from error
+    raise ImportRefused(
+        f"{path}: the column {column.name!r} is of type {dtype}, which no table holds",
+        hint="Write it as text, a number, a date, an instant, or a list of strings.",
+    )

@@ -1,0 +1,75 @@
+"""`journeys`: the command line."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import click
+
+from scripts import documents, running, segments, tables, watching
+from scripts.output import DONE, FAILED, INTERRUPTED, REFUSED, print_failure, print_faults, print_json, wants_json
+from workflows.errors import Fault, JourneyError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="targeted-push", prog_name="journeys")
+def journeys() -> None:
+    """Targeted push journeys on Temporal: one durable workflow per user.
+
+    Documents are checked, saved and started; `journeys dev` runs all that is needed on one machine.
+    A name that ends in .yaml, .yml or .json, or holds a `/`, is a file.
+    """
+
+
+for command in (
+    *documents.COMMANDS,
+    *tables.COMMANDS,
+    *segments.COMMANDS,
+    *running.COMMANDS,
+    *watching.COMMANDS,
+):
+    journeys.add_command(command)
+
+
+def main() -> None:
+    """Run the command line. Exit status: 0 done, 1 failed, 2 refused, 130 interrupted."""
+    sys.exit(run())
+
+
+def run() -> int:
+    """Run one command and give its exit status."""
+    try:
+        status = journeys.main(standalone_mode=False)
+        return status if isinstance(status, int) else DONE
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return REFUSED
+    except click.ClickException as error:
+        fault = Fault(code="usage", message=error.format_message(), hint="see: journeys --help")
+        _told([fault])
+        return REFUSED
+    except JourneyError as error:
+        return print_failure(error)
+    except (click.Abort, KeyboardInterrupt):
+        if wants_json():
+            _told([Fault(code="interrupted", message="interrupted")])
+        return INTERRUPTED
+    except BrokenPipeError:
+        return DONE  # whoever read our output had enough of it
+    except Exception as error:
+        traceback.print_exc()
+        if wants_json():
+            _told([Fault(code="internal", message=f"{type(error).__name__}: {error}")])
+        return FAILED
+
+
+def _told(faults: list[Fault]) -> None:
+    if wants_json():
+        print_json({"ok": False, "errors": [fault.model_dump(exclude_none=True) for fault in faults]})
+    else:
+        print_faults(faults, label="error")
+
+
+if __name__ == "__main__":
+    main()

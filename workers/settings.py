@@ -1,0 +1,151 @@
+"""Settings: read from the environment with the prefix `JOURNEYS_`, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from workflows.conditions import Zone
+from workflows.errors import DefinitionError, Fault
+
+PREFIX = "JOURNEYS_"
+HOME_NAME = ".journeys"
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default. The environment's word wins."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="ignore", use_attribute_docstrings=True, populate_by_name=True
+    )
+
+    home: Path = Path(HOME_NAME)
+    """Folder of all that the embedded defaults keep; found upwards from the current folder, as git finds its own."""
+    database: SecretStr | None = None
+    """SQLAlchemy address of catalogue and ledger; left out: a SQLite file in the home."""
+    tables: str | None = None
+    """Folder of the audience tables; left out: `tables` in the home."""
+    timezone: Zone = "UTC"
+    """Zone of calendar days where a segment or journey names none."""
+    freshness_seconds: float = Field(default=60, ge=0)
+    """How old a split's membership may be for what others changed; 0 for exact at arrival."""
+    membership_megabytes: int = Field(default=512, ge=1)
+    """Most memory that memberships may hold; the least recently used leaves first."""
+    push_provider: str = "outbox"
+    """Provider of devices that name none."""
+    sandbox: bool = False
+    """Whether workers run workflow code in Temporal's sandbox: safer while changing it, and slower."""
+    pollers: int = Field(default=20, ge=1)
+    """Polls for tasks kept open, of each kind and queue. More than the SDK's 5 gave up to half more throughput."""
+    cached_workflows: int = Field(default=2_000, ge=0)
+    """Runs kept in memory between their tasks; 0 replays every run at every task, as tests do."""
+    concurrent_activities: int = Field(default=200, ge=1)
+    """Activities running at once, of each kind and queue."""
+    drain_seconds: float = Field(default=30, ge=0)
+    """How long a stopping worker lets activities finish."""
+    server: Path | None = None
+    """The `temporal` program to start as the embedded server; left out: the one that is installed, then the path."""
+
+    @field_validator("push_provider")
+    @classmethod
+    def _known_provider(cls, value: str) -> str:
+        if value != "outbox":
+            raise ValueError("the only provider is 'outbox'")
+        return value
+
+    @property
+    def freshness(self) -> timedelta:
+        """`freshness_seconds` as a duration."""
+        return timedelta(seconds=self.freshness_seconds)
+
+    @property
+    def database_url(self) -> str:
+        """The address of catalogue and ledger."""
+        if self.database is not None:
+            return self.database.get_secret_value()
+        return f"sqlite:///{self.home / 'ledger.db'}"
+
+    @property
+    def tables_root(self) -> str:
+        """Where the audience tables are."""
+        return self.tables or str(self.home / "tables")
+
+    @property
+    def snapshots(self) -> Path:
+        """Where evaluated audiences are kept."""
+        return self.home / "snapshots"
+
+    @property
+    def rejects(self) -> Path:
+        """Where imports write the rows that they reject."""
+        return self.home / "rejects"
+
+    @property
+    def schemas(self) -> Path:
+        """Where the JSON Schemas of documents are kept for editors."""
+        return self.home / "schema"
+
+    @property
+    def temporal_program(self) -> str:
+        """The `temporal` program: the one set, the one installed beside this Python, or the one on the path."""
+        beside = Path(sys.executable).parent / "temporal"
+        found = str(self.server) if self.server else str(beside) if beside.exists() else shutil.which("temporal")
+        return found or "temporal"
+
+
+def load_settings(**given: Any) -> Settings:
+    """Read the settings.
+
+    Args:
+        given: Settings that win over the environment.
+
+    Returns:
+        The settings, the home resolved.
+
+    Raises:
+        DefinitionError: With a fault for each setting that is wrong, named as its environment variable.
+    """
+    if "home" not in given and not os.environ.get(f"{PREFIX}HOME"):
+        given["home"] = find_home(Path.cwd())
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        raise DefinitionError([_fault(dict(one)) for one in error.errors()]) from None
+    return settings.model_copy(update={"home": settings.home.expanduser().resolve()})
+
+
+def find_home(start: Path) -> Path:
+    """Find the home upwards from a folder; where there is none, it will be made in that folder."""
+    for folder in (start, *start.parents):
+        if (folder / HOME_NAME).is_dir():
+            return folder / HOME_NAME
+    return start / HOME_NAME
+
+
+def origin_of(name: str, environment: Mapping[str, str] | None = None) -> str:
+    """Tell where a setting's value comes from: the name of its environment variable, or `default`."""
+    variable = f"{PREFIX}{name}".upper()
+    return variable if variable in (os.environ if environment is None else environment) else "default"
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """Give the environment for a program started beside this one, so that both use one home."""
+    return {**os.environ, f"{PREFIX}HOME": str(settings.home)}
+
+
+def _fault(error: dict[str, Any]) -> Fault:
+    name = "_".join(str(part) for part in error["loc"])
+    return Fault(
+        code="wrong-setting",
+        path=f"{PREFIX}{name}".upper(),
+        message=f"{error['input']!r} is refused: {error['msg']}",
+        hint="see: journeys settings",
+    )

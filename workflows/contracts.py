@@ -1,0 +1,385 @@
+"""What crosses the wire: names, inputs, results, and the signatures of the activities.
+
+Any Temporal client, in any language, starts the workflows by name with one JSON object; the models here say which.
+Fields are added, never renamed or removed. The signatures have no body: `activities/` implements the same names.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal, TypeAlias
+from urllib.parse import quote, unquote
+
+from pydantic import BaseModel, ConfigDict
+from temporalio import activity
+from temporalio.common import SearchAttributeKey
+
+from workflows.errors import RefusedError
+from workflows.graph import Route
+
+JOURNEYS_QUEUE = "journeys"
+"""Task queue of `Journey` alone, so that a backlog of users never delays an operator."""
+USERS_QUEUE = "users"
+"""Task queue of `UserJourney` and the activities that decide."""
+PUSH_QUEUE = "push"
+"""Task queue of pushes, rate-limited and retried on its own."""
+
+JOURNEY_ID = SearchAttributeKey.for_keyword("JourneyId")
+JOURNEY_VERSION = SearchAttributeKey.for_keyword("JourneyVersion")
+JOURNEY_USER_ID = SearchAttributeKey.for_keyword("JourneyUserId")
+SEARCH_ATTRIBUTES = (JOURNEY_ID, JOURNEY_VERSION, JOURNEY_USER_ID)
+"""Set when a workflow starts; a worker creates them where they are missing."""
+
+ENGINE = 1
+"""Which semantics a run follows. It rises with every change of command order, and old runs keep theirs."""
+
+WORKFLOW_ID_LIMIT = 1_000
+"""Longest workflow id that a Temporal server takes (its dynamic setting `limit.maxIDLength`)."""
+
+Versions: TypeAlias = dict[str, int]
+"""Table name to the version that an answer was read from; -1 for a table that does not exist."""
+
+
+class Wire(BaseModel):
+    """What every message shares: immutable, and open to fields of a later version."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+
+def journey_workflow_id(journey: str) -> str:
+    """Give the workflow id of a journey.
+
+    Args:
+        journey: Its name.
+
+    Returns:
+        `journey/{journey}`.
+    """
+    return f"journey/{quote(journey, safe='')}"
+
+
+def user_workflow_id(journey: str, user_id: str, key: str = "") -> str:
+    """Give the workflow id of one user's run.
+
+    Args:
+        journey: The journey's name.
+        user_id: The user.
+        key: What else tells this run from others of the same user, such as an order id.
+
+    Returns:
+        `journey/{journey}/user/{user_id}`, with `/key/{key}` for keyed runs; each part percent-encoded.
+
+    Raises:
+        RefusedError: The id would be longer than Temporal takes.
+    """
+    found = f"{journey_workflow_id(journey)}/user/{quote(user_id, safe='')}" + (
+        f"/key/{quote(key, safe='')}" if key else ""
+    )
+    if len(found) > WORKFLOW_ID_LIMIT:
+        raise RefusedError(
+            f"the user id {user_id[:40]!r}... makes a workflow id of {len(found)} characters; Temporal takes "
+            f"{WORKFLOW_ID_LIMIT}: shorten the id",
+            code="id-too-long",
+        )
+    return found
+
+
+def user_of_workflow(workflow_id: str) -> tuple[str, str]:
+    """Read who passes by a run from its workflow id.
+
+    Args:
+        workflow_id: As `user_workflow_id` gives it.
+
+    Returns:
+        User id and key; the key is empty for runs without one.
+    """
+    parts = workflow_id.split("/")
+    return unquote(parts[3]), unquote(parts[5]) if len(parts) > 5 else ""
+
+
+# --- One user's run ---------------------------------------------------------------------------------------------
+
+
+class UserJourneyInput(Wire):
+    """Starts a run. A client gives `journey` and `user_id`; enrolment fills in the rest."""
+
+    journey: str
+    """The journey's name."""
+    user_id: str
+    """Who passes through it."""
+    key: str = ""
+    """Tells parallel runs of one user apart; empty where one run at a time is allowed."""
+    entry: str = ""
+    """The entry taken; empty: the journey's first."""
+    passage: str = ""
+    """The admission's id; empty when the run itself asks to be admitted."""
+    version: int = 0
+    """The saved version; 0: the one that is running."""
+    digest: str = ""
+    """The version's content; empty: looked up on entry."""
+    routes: dict[str, Route] = {}
+    """The version's routes; empty: given on entry."""
+    engine: int = ENGINE
+    """The semantics to follow."""
+
+
+class EntryRequest(Wire):
+    """Asks that a user be admitted, or confirmed as admitted."""
+
+    journey: str
+    user_id: str
+    key: str = ""
+    entry: str = ""
+    passage: str
+    admitted: bool
+    """Whether an enrolment admitted the passage already."""
+    digest: str = ""
+    needs_routes: bool = False
+    now: datetime
+    """The workflow's clock, UTC."""
+
+
+class Leave(Wire):
+    """How a passage ended."""
+
+    exit: str
+    """The exit element; empty when the user left elsewhere."""
+    reason: str
+    """`end` at an exit; else why."""
+
+
+class EntryOutcome(Wire):
+    """What became of an admission."""
+
+    admitted: bool
+    reason: str = ""
+    """Why not, when refused: `entered-before`, `already-inside`, `too-often`, `unknown-user`, `not-running`."""
+    passage: str = ""
+    version: int = 0
+    digest: str = ""
+    element: str = ""
+    """Where the user arrives first."""
+    routes: dict[str, Route] | None = None
+    """The version's routes, when the request needed them."""
+    left: Leave | None = None
+    """Set when the passage is closed already: the run has nothing left to do."""
+
+
+class Visit(Wire):
+    """One user's visit to one element: what every deciding or acting activity is asked."""
+
+    journey: str
+    version: int
+    digest: str
+    passage: str
+    step: int
+    """How many elements the user has visited, from 1; the ledger's first answer for it wins."""
+    element: str
+    user_id: str
+    now: datetime
+    """The workflow's clock, UTC: the instant that the decision is about."""
+
+
+class Outcome(Wire):
+    """What an element did for a user, as the ledger holds it."""
+
+    branch: str
+    """The way out that the user takes."""
+    because: str = ""
+    """Why, in a few words for a person."""
+    left: Leave | None = None
+    """Set when the branch leads to an exit: the passage was closed with it."""
+
+
+class PathStep(Wire):
+    """One element of the way a user took."""
+
+    element: str
+    branch: str
+    because: str = ""
+
+
+class UserJourneyResult(Wire):
+    """How a run ended."""
+
+    admitted: bool
+    reason: str
+    """`end` at an exit; the reason of the refusal, or of the early end."""
+    exit: str = ""
+    """The exit element."""
+
+
+# --- One journey's life -----------------------------------------------------------------------------------------
+
+
+class JourneyInput(Wire):
+    """Starts a journey: a saved one by name, or a definition sent as it is, which is saved first."""
+
+    journey: str = ""
+    """Name of a saved journey."""
+    version: int = 0
+    """Which version; 0: the newest."""
+    definition: dict[str, Any] | None = None
+    """A whole journey document. It cannot hold `file`: a worker cannot read the client's disk."""
+
+
+class OpenRequest(Wire):
+    """Asks that a journey be set running."""
+
+    input: JourneyInput
+    workflow_id: str
+    launch: str
+    """Names this start of the journey."""
+    now: datetime
+
+
+class OpenedJourney(Wire):
+    """A journey that is running."""
+
+    journey: str
+    version: int
+    digest: str
+    title: str = ""
+    audience_entries: list[str]
+    """The entries whose audience enters now."""
+
+
+class EnrolmentRequest(Wire):
+    """Names one admission of one entry's audience."""
+
+    enrolment: str
+    journey: str
+    version: int
+    digest: str
+    entry: str
+    now: datetime
+
+
+class Audience(Wire):
+    """An audience as it was evaluated: the snapshot is kept under the enrolment's id."""
+
+    enrolment: str
+    users: int
+    as_of: datetime
+    tables: Versions
+
+
+class Enrolled(Wire):
+    """What an enrolment did."""
+
+    audience: int
+    entered: int
+    refused: int
+
+
+class JourneyRequest(Wire):
+    """Asks about, or ends, one version of a journey."""
+
+    journey: str
+    version: int
+    launch: str
+    now: datetime
+
+
+class ElementStats(Wire):
+    """Counts of one element. arrived = inside + all branches + all left."""
+
+    arrived: int = 0
+    inside: int = 0
+    branches: dict[str, int] = {}
+    """Users who took each branch."""
+    left: dict[str, int] = {}
+    """Users whose journey ended here, by reason; `end` at an exit."""
+    users: dict[str, int] = {}
+    """Users by outcome, where the element acts."""
+    devices: dict[str, int] = {}
+    """Devices by outcome, where the element sends."""
+
+
+State: TypeAlias = Literal["draft", "running", "finished"]
+
+
+class Stats(Wire):
+    """The numbers of one version. audience = entered + refused; entered = inside + exited."""
+
+    journey: str
+    version: int
+    state: State
+    as_of: datetime
+    audience: int = 0
+    entered: int = 0
+    refused: dict[str, int] = {}
+    """Refusals by reason."""
+    inside: int = 0
+    exited: dict[str, int] = {}
+    """Users who left, by reason."""
+    elements: dict[str, ElementStats] = {}
+
+
+class JourneyStatus(Wire):
+    """Where a journey's life is: the answer of the query `status`."""
+
+    journey: str
+    version: int
+    state: State
+    doing: str
+    """What the journey is busy with, for a person."""
+    audience: int | None = None
+    """Users in all audiences of this start; null until the last one is evaluated."""
+
+
+# --- Signatures -------------------------------------------------------------------------------------------------
+
+
+@activity.defn(name="entry")
+async def entry(request: EntryRequest) -> EntryOutcome:
+    """Admit a user, or refuse with the reason."""
+    raise NotImplementedError
+
+
+@activity.defn(name="condition-split")
+async def condition_split(visit: Visit) -> Outcome:
+    """Choose between "Users in a segment" and "All other users"."""
+    raise NotImplementedError
+
+
+@activity.defn(name="push")
+async def push(visit: Visit) -> Outcome:
+    """Send the element's message to the user's reachable devices."""
+    raise NotImplementedError
+
+
+@activity.defn(name="open-journey")
+async def open_journey(request: OpenRequest) -> OpenedJourney:
+    """Check and save what is to run, and write down that it runs."""
+    raise NotImplementedError
+
+
+@activity.defn(name="evaluate-audience")
+async def evaluate_audience(request: EnrolmentRequest) -> Audience:
+    """Evaluate an entry's audience once, and keep the snapshot."""
+    raise NotImplementedError
+
+
+@activity.defn(name="enrol")
+async def enrol(request: EnrolmentRequest) -> Enrolled:
+    """Admit the snapshot's users page by page and start their runs."""
+    raise NotImplementedError
+
+
+@activity.defn(name="wait-until-empty")
+async def wait_until_empty(request: JourneyRequest) -> Stats:
+    """Return when nobody is inside; fail retryably, with the number, while somebody is."""
+    raise NotImplementedError
+
+
+@activity.defn(name="close-journey")
+async def close_journey(request: JourneyRequest) -> Stats:
+    """Write down that the journey is finished, and return its numbers."""
+    raise NotImplementedError
+
+
+@activity.defn(name="count")
+async def count(request: JourneyRequest) -> Stats:
+    """Count where everybody is."""
+    raise NotImplementedError
