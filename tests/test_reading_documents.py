@@ -508,6 +508,15 @@ def test_an_unknown_kind_is_told_with_the_kinds() -> None:
     assert "'exit'" in faults[2][4]
 
 
+def test_of_a_mapping_of_another_kind_only_the_kind_is_told() -> None:
+    """Where one kind is known, another is one fault: its keys are not measured by those of the first."""
+    document = one("journey: a\nkind: leave\nnext: b\nto: c\n")
+    with pytest.raises(ValidationError) as caught:
+        Delay.model_validate(document.data)
+    (fault,) = faults_of(caught.value, document, Delay)
+    assert (fault.code, fault.path, fault.line, fault.column) == ("unknown-kind", "kind", 2, 7)
+
+
 def test_ways_hold_no_tags_of_unions() -> None:
     """The way to a fault deep in conditions is that of the document, through lists, aliases and tags that are keys."""
     faults = refused(

@@ -117,12 +117,17 @@ class _Walk:
         allowed = self._keys(schema)
         for step, group in _by_step(problems):
             own = [problem.details for problem in group if not problem.way]
+            part = self._inner(self._part(schema, step))
+            if own and own[0]["type"] == "literal_error" and len(part["expected"]) == 1 and isinstance(data[step], str):
+                # The constant that tells what the mapping is: of another kind nothing else can be said.
+                hint = suggestion(data[step], map(str, part["expected"]), f"each {step}")
+                return [_Found((*path, step), f"unknown-{step}", f"unknown {step} {excerpt(data[step])}", hint)]
             if any(is_missing(details) for details in own):
                 missing.append(str(step))
             elif any(details["type"] in ("extra_forbidden", "unexpected_keyword_argument") for details in own):
                 unknown.append(str(step))
             elif _has(data, step):
-                found += self.read(self._part(schema, step), group, data[step], (*path, step))
+                found += self.read(part, group, data[step], (*path, step))
             elif schema:
                 # A validator changed the value before its parts were read: the author knows only the whole.
                 found += [self._worded({}, problem.details, data, path) for problem in group]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -124,6 +125,9 @@ def import_table(
     if table != "users":
         # First, so that a crash in between leaves users without devices and never the reverse.
         users_added = tables.append_new("users", rows.select("user_id"), "user_id").inserted
+    if table == "devices":
+        # Conditions say `ios`, files `iOS`.
+        rows = rows.with_columns(pl.col("platform").str.to_lowercase())
     if table == "devices" and "opt_in" not in rows.columns:
         warnings.append("no column opt_in: new devices are opted in")
     absent = {name: _kept(mask, sheet, taken) for name, mask in sheet.absent.items() if name in rows.columns}
@@ -212,17 +216,12 @@ def _with_event_ids(rows: pl.DataFrame) -> pl.DataFrame:
     if not given.has_nulls():
         return rows
     names = sorted(set(rows.columns) - {"event_id"})
-    texts = [as_text(rows.get_column(name)) for name in names]
-    # Separators that text does not hold keep `a=b` with `c` apart from `a` with `b=c`.
-    parts = pl.DataFrame(
-        [
-            pl.select((f"{name}\x1f" + text + "\x1e").fill_null("")).to_series().alias(name)
-            for name, text in zip(names, texts)
-        ]
-    )
-    canonical = parts.select(pl.concat_str(pl.all())).to_series()
-    hashed = (hashlib.sha256(text.encode()).hexdigest()[:EVENT_ID_CHARACTERS] for text in canonical)
-    made = pl.Series("event_id", list(hashed), dtype=pl.String)
+    cells = pl.DataFrame([as_text(rows.get_column(name)) for name in names])
+    hashed = []
+    for row in cells.iter_rows():
+        said = [[name, cell] for name, cell in zip(names, row, strict=True) if cell is not None]
+        hashed.append(hashlib.sha256(json.dumps(said).encode()).hexdigest()[:EVENT_ID_CHARACTERS])
+    made = pl.Series("event_id", hashed, dtype=pl.String)
     return rows.with_columns(given.fill_null(made).alias("event_id"))
 
 
