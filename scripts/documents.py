@@ -36,8 +36,9 @@ def new(folder: Path) -> None:
     console.print("\nNext, with a server and worker by `journeys dev` in another terminal of the same folder:")
     console.print(f"  {inside}journeys import users users.csv && journeys import devices devices.csv")
     console.print("  journeys import events events.csv")
-    console.print("  journeys plan hello.yaml")
-    console.print("  journeys start hello.yaml --wait")
+    console.print("  journeys save segments.yaml hello.yaml")
+    console.print("  journeys plan hello")
+    console.print("  journeys start hello --wait")
 
 
 @click.command()

@@ -11,7 +11,7 @@ from pathlib import Path
 from workflows.errors import RefusedError
 
 FIRST_NAMES = ("Anna", "Björn", "Chloé", "Dmitri", "Élodie", "Fatima", "Gustav", "Hana", "Inès", "José", "Koffi", "Lea")
-PLANS = ("free", "free", "free", "trial", "paid", "paid", "pro", "")
+PLANS = ("free", "trial", "paid", "paid", "paid", "pro", "pro", "")
 COUNTRIES = ("FR", "FR", "BE", "NO", "SE", "DE", "JP", "")
 LANGUAGES = ("fr", "fr-CA", "no", "en", "de", "")
 CATEGORIES = ("shoes", "coats", "gift-card", "hats")
@@ -101,12 +101,12 @@ def write_sample(folder: Path, users: int, *, seed: int = 7, now: datetime | Non
                     seen.isoformat(),
                 )
             )
-        for place in range(chance.choice((0, 0, 1, 2, 4))):
-            at = today - timedelta(days=chance.randrange(2, 200), minutes=chance.randrange(60))
+        for place in range(chance.choice((0, 1, 2, 3, 4))):
+            at = today - timedelta(days=chance.randrange(2, 150), minutes=chance.randrange(60))
             # No event lies within a day of 90 days ago, so that a sample counts the same a few minutes later.
             at -= timedelta(days=3) if 88 <= (today - at).days <= 91 else timedelta()
             price = f"{chance.randrange(500, 20_000) / 100:.2f} EUR"
-            name = chance.choice(("purchase", "purchase", "session"))
+            name = chance.choice(("purchase", "purchase", "purchase", "session"))
             events.append((f"{user}-e{place}", user, name, at.isoformat(), price, chance.choice(CATEGORIES)))
         if chance.random() < 0.3:
             vip.append((user, chance.choice(("2024", "2025", "2026"))))

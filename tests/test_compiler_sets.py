@@ -241,7 +241,7 @@ def test_attributes_are_one_filter(tables: Tables) -> None:
 
     def plan(text: str) -> str:
         query = select_users(condition(text), tables.snapshot, as_of=NOON, zone="UTC", resolve=tables)
-        return query.explain(optimized=False)
+        return query.explain()
 
     attributes = plan(
         "{all: [{attribute: plan, is: paid}, {segment: payers}, {not: {attribute: since, is_set: true}}]}"

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote, unquote
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 from temporalio import activity
 from temporalio.common import SearchAttributeKey
 
@@ -44,6 +44,15 @@ class Wire(BaseModel):
     """What every message shares: immutable, and open to fields of a later version."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+
+class Lean(Wire):
+    """A message of one user's run: fields at their defaults are left out, since each user pays for every byte."""
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        return {name: value for name, value in dump(self).items() if getattr(self, name) != fields[name].default}
 
 
 def journey_workflow_id(journey: str) -> str:
@@ -100,7 +109,7 @@ def user_of_workflow(workflow_id: str) -> tuple[str, str]:
 # --- One user's run ---------------------------------------------------------------------------------------------
 
 
-class UserJourneyInput(Wire):
+class UserJourneyInput(Lean):
     """Starts a run. A client gives `journey` and `user_id`; enrolment fills in the rest."""
 
     journey: str
@@ -123,7 +132,7 @@ class UserJourneyInput(Wire):
     """The semantics to follow."""
 
 
-class EntryRequest(Wire):
+class EntryRequest(Lean):
     """Asks that a user be admitted, or confirmed as admitted."""
 
     journey: str
@@ -131,7 +140,7 @@ class EntryRequest(Wire):
     key: str = ""
     entry: str = ""
     passage: str
-    admitted: bool
+    admitted: bool = False
     """Whether an enrolment admitted the passage already."""
     digest: str = ""
     needs_routes: bool = False
@@ -139,7 +148,7 @@ class EntryRequest(Wire):
     """The workflow's clock, UTC."""
 
 
-class Leave(Wire):
+class Leave(Lean):
     """How a passage ended."""
 
     exit: str
@@ -148,7 +157,7 @@ class Leave(Wire):
     """`end` at an exit; else why."""
 
 
-class EntryOutcome(Wire):
+class EntryOutcome(Lean):
     """What became of an admission."""
 
     admitted: bool
@@ -165,7 +174,7 @@ class EntryOutcome(Wire):
     """Set when the passage is closed already: the run has nothing left to do."""
 
 
-class Visit(Wire):
+class Visit(Lean):
     """One user's visit to one element: what every deciding or acting activity is asked."""
 
     journey: str
@@ -180,7 +189,7 @@ class Visit(Wire):
     """The workflow's clock, UTC: the instant that the decision is about."""
 
 
-class Outcome(Wire):
+class Outcome(Lean):
     """What an element did for a user, as the ledger holds it."""
 
     branch: str
@@ -191,7 +200,7 @@ class Outcome(Wire):
     """Set when the branch leads to an exit: the passage was closed with it."""
 
 
-class PathStep(Wire):
+class PathStep(Lean):
     """One element of the way a user took."""
 
     element: str
@@ -199,7 +208,7 @@ class PathStep(Wire):
     because: str = ""
 
 
-class UserJourneyResult(Wire):
+class UserJourneyResult(Lean):
     """How a run ended."""
 
     admitted: bool

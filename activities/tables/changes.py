@@ -72,6 +72,7 @@ def compare(rows: pl.DataFrame, old: pl.DataFrame, key: str) -> pl.DataFrame:
     """
     columns = [column for column in rows.columns if not column.startswith(ABSENT)]
     shared = [column for column in columns if column in old.columns and column != key]
+    fresh = [column for column in columns if column not in old.columns]
     old = old.select(key, pl.lit(True).alias(OLD), *(pl.col(column).alias(OLD + column) for column in shared))
     both = rows.join(old, on=key, how="left", maintain_order="left")
     # An absent cell of a new row has nothing to keep.
@@ -84,5 +85,5 @@ def compare(rows: pl.DataFrame, old: pl.DataFrame, key: str) -> pl.DataFrame:
         if ABSENT + column in rows.columns
     )
     same = [pl.col(column).eq_missing(pl.col(OLD + column)) for column in shared]
-    same += [pl.col(column).is_null() for column in columns if column not in old.columns]
+    same += [pl.col(column).is_null() for column in fresh]
     return both.select(*columns, pl.when(pl.col(OLD)).then(pl.all_horizontal(True, *same)).alias(OLD))

@@ -328,7 +328,10 @@ class Tables:
             for lost in range(ATTEMPTS):
                 version = self.version(name)
                 try:
-                    return attempt(version)
+                    report = attempt(version)
+                    if report.version >= 0:
+                        self._seen.add(name)
+                    return report
                 except DeltaError as error:
                     made_meanwhile = version < 0 <= self.version(name)
                     if not isinstance(error, CommitFailedError) and not made_meanwhile:

@@ -1,0 +1,365 @@
+"""Importing users, devices and events into real tables."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from activities.tables.delta import Tables
+from activities.tables.imports import ImportedTable, ImportReport, import_table
+from activities.tables.schema import Kind
+from workflows.errors import ImportRefused
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+class Desk:
+    """A person with files and tables."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tables = Tables(folder / "tables")
+
+    def file(self, text: str, name: str = "file.csv") -> Path:
+        path = self.folder / name
+        path.write_text(text, newline="")
+        return path
+
+    def load(self, table: ImportedTable, text: str, name: str = "file.csv", **kinds: Kind) -> ImportReport:
+        return import_table(self.tables, table, self.file(text, name), now=NOW, schema_overrides=kinds)
+
+    def rows(self, table: ImportedTable, *columns: str) -> list[tuple[object, ...]]:
+        frame = self.tables.scan(table).collect()
+        return sorted(frame.select(columns or frame.columns).rows(), key=repr)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def rejected(report: ImportReport) -> list[list[str]]:
+    assert report.rejects_file is not None
+    with open(report.rejects_file, newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_users_of_every_kind(desk: Desk) -> None:
+    """A file of users becomes typed columns, ids and zip codes staying text."""
+    report = desk.load(
+        "users",
+        "user_id,zip,age,score,paid,born,seen,spent,app_version,tags,plan\n"
+        '007,075,30,1.5,yes,1996-02-29,2026-01-01T10:00:00+01:00,19.99 EUR,3.10,"[""a"",""b""]",pro\n'
+        "8,75001,,,no,,,,,,\n",
+    )
+    assert report.model_dump() == {
+        "table": "users",
+        "version": 0,
+        "rows": 2,
+        "inserted": 2,
+        "updated": 0,
+        "unchanged": 0,
+        "rejected": 0,
+        "users_added": 0,
+        "rejects_file": None,
+        "warnings": [],
+    }
+    assert list(desk.tables.schema("users").values()) == [
+        "string", "string", "integer", "number", "boolean", "date", "instant", "price", "version", "list", "string",
+    ]  # fmt: skip
+    first = desk.tables.scan("users").filter(pl.col("user_id") == "007").collect().row(0, named=True)
+    assert first["zip"] == "075"
+    assert first["born"] == date(1996, 2, 29)
+    assert first["seen"] == datetime(2026, 1, 1, 9, tzinfo=UTC)
+    assert first["spent"] == {"amount": Decimal("19.9900"), "currency": "EUR"}
+    assert first["app_version"] == {"text": "3.10", "order": 3_001_000_000_000}
+    assert first["tags"] == ["a", "b"]
+
+
+def test_importing_again_changes_nothing(desk: Desk) -> None:
+    """The same files again are unchanged and make no commit, for all three tables."""
+    files: dict[ImportedTable, str] = {
+        "users": "user_id,age\na,1\nb,\n",
+        "devices": "device_id,user_id,platform\nd,a,iOS\n",
+        "events": "user_id,event,at,amount\na,purchase,2026-01-01,5\nz,open,2026-01-02,\n",
+    }
+    for table, text in files.items():
+        desk.load(table, text)
+    versions = desk.tables.versions()
+    for table, text in files.items():
+        report = desk.load(table, text)
+        assert (report.inserted, report.updated, report.unchanged) == (0, 0, report.rows)
+        assert report.users_added == 0
+        assert report.version == versions[table]
+    assert desk.tables.versions() == versions
+
+
+def test_empty_cell_clears_and_absent_column_keeps(desk: Desk) -> None:
+    """An empty cell clears a value; a column that the file lacks keeps what is stored."""
+    desk.load("users", "user_id,plan,age\na,pro,1\nb,free,2\n")
+    report = desk.load("users", "user_id,plan\na,\nb,free\n")
+    assert (report.updated, report.unchanged) == (1, 1)
+    assert desk.rows("users") == [("a", None, 1), ("b", "free", 2)]
+
+
+def test_absent_key_in_ndjson_keeps_too(desk: Desk) -> None:
+    """In NDJSON a row that does not mention a column keeps it, and null clears it."""
+    desk.load("users", "user_id,plan,age\na,pro,1\nb,free,2\n")
+    desk.load("users", '{"user_id": "a", "plan": null}\n{"user_id": "b", "age": 3}\n', "file.ndjson")
+    assert desk.rows("users") == [("a", None, 1), ("b", "free", 3)]
+
+
+def test_rejected_rows(desk: Desk) -> None:
+    """Rows without an id, of the wrong length, or with values of another kind are written down, the others taken."""
+    desk.load("users", "user_id,age,city\nx,1,Rome\n")
+    text = "user_id,age,city\na,1,Paris\n,2,Lyon\nb,3\nc,old,Nice\nd,5,Lille\n"
+    report = desk.load("users", text)
+    assert (report.rows, report.inserted, report.rejected) == (5, 2, 3)
+    assert report.rejects_file == str(desk.folder / "file.rejects.csv")
+    assert rejected(report) == [
+        ["line", "reason", "row"],
+        ["3", "user_id is empty", ",2,Lyon"],
+        ["4", "2 cells where the header has 3", "b,3"],
+        ["5", "age 'old' does not read as integer", "c,old,Nice"],
+    ]
+    aside = import_table(desk.tables, "users", desk.file(text), now=NOW, rejects_dir=desk.folder / "new" / "aside")
+    assert aside.rejects_file == str(desk.folder / "new" / "aside" / "file.rejects.csv")
+    with pytest.raises(ImportRefused, match=r"none of its 1 rows can be imported; line 2: user_id is empty"):
+        desk.load("users", "user_id,age\n,1\n")
+
+
+def test_the_last_of_repeated_ids_wins(desk: Desk) -> None:
+    """Rows that repeat an id are counted in a warning, and the last one is taken."""
+    report = desk.load("users", "user_id,n\na,1\na,2\n a ,3\nb,4\n")
+    assert report.warnings == ["2 rows repeat a user_id: the last one of each was taken"]
+    assert desk.rows("users") == [("a", 3), ("b", 4)]
+
+
+@pytest.mark.parametrize(
+    ("cells", "found"),
+    [("x\ny", "string"), ("1.5\n2", "number"), ("yes\nno", "boolean"), ("2026-01-01\n", "date"), ("5 EUR\n", "price")],
+)
+def test_type_change_is_refused(desk: Desk, cells: str, found: str) -> None:
+    """A column whose values are of another kind than the stored one refuses the file, naming both, writing nothing."""
+    desk.load("users", "user_id,age\na,1\n")
+    lines = "".join(f"u{number},{cell}\n" for number, cell in enumerate(cells.split("\n")))
+    with pytest.raises(ImportRefused, match=f"'age' of the table users is of type integer.* of type {found}: .*line 2"):
+        desk.load("users", "user_id,age\n" + lines)
+    assert desk.rows("users") == [("a", 1)]
+
+
+def test_stored_kinds_and_overrides_win_over_inference(desk: Desk) -> None:
+    """Values that read as the stored kind, or the one asked for, are of that kind, whatever they look like."""
+    desk.load("users", "user_id,vip,code,size\na,1,12,3\n", vip="boolean", code="string", size="number")
+    desk.load("users", "user_id,vip,code,size\nb,0,034,4\n")
+    assert desk.rows("users") == [("a", True, "12", 3.0), ("b", False, "034", 4.0)]
+    with pytest.raises(ImportRefused, match="'vip' of the table users is of type boolean"):
+        desk.load("users", "user_id,vip\nc,1\n", vip="integer")
+    with pytest.raises(ImportRefused, match="no column 'vpi'"):
+        desk.load("users", "user_id,vip\nc,1\n", vpi="integer")
+
+
+def test_kinds_by_name(desk: Desk) -> None:
+    """Versions, languages and opt-in are what their names say: `1.10` is no number and `no` is Norwegian."""
+    report = desk.load("users", "user_id,app_version,language,opt_in,api_version\na,1.10,no,1,beta\n")
+    assert list(desk.tables.schema("users").values())[1:] == ["version", "string", "boolean", "string"]
+    assert report.warnings == ["the column 'api_version' is of type string, not version: 'beta' on line 2"]
+
+
+def test_columns_without_a_value(desk: Desk) -> None:
+    """A column of empty cells is left out with a warning, unless its kind is known: then it clears."""
+    report = desk.load("users", "user_id,plan\na,\n")
+    assert report.warnings == ["the column 'plan' has no value, so that its type is unknown: it was left out"]
+    desk.load("users", "user_id,plan\na,pro\n")
+    assert desk.load("users", "user_id,plan\na,\n").updated == 1
+    assert desk.rows("users") == [("a", None)]
+
+
+def test_devices_add_their_users(desk: Desk) -> None:
+    """Users that only devices name are added and counted, and the well-known columns are always there."""
+    desk.load("users", "user_id\na\n")
+    report = desk.load(
+        "devices", "device_id,user_id,platform,last_seen,app_version\nd1,a,iOS,2026-01-01,2\nd2,b,web,,\n"
+    )
+    assert (report.inserted, report.users_added) == (2, 1)
+    assert report.warnings == ["no column opt_in: new devices are opted in"]
+    assert desk.rows("users") == [("a",), ("b",)]
+    assert desk.rows("devices", "device_id", "platform", "opt_in", "token") == [
+        ("d1", "ios", True, None),
+        ("d2", "web", True, None),
+    ]
+    assert desk.tables.schema("devices")["last_seen"] == "instant"
+
+
+def test_opt_in(desk: Desk) -> None:
+    """Without the column new devices are opted in and old ones stay; an empty cell is not opted in."""
+    report = desk.load("devices", "device_id,user_id,platform,opt_in\nd1,a,ios,no\nd2,a,ios,\nd3,a,ios,1\n")
+    assert report.warnings == []
+    desk.load("devices", "device_id,user_id,platform\nd1,b,ios\nd4,b,ios\n")
+    assert desk.rows("devices", "device_id", "user_id", "opt_in") == [
+        ("d1", "b", False),
+        ("d2", "a", False),
+        ("d3", "a", True),
+        ("d4", "b", True),
+    ]
+
+
+def test_devices_need_platform_and_user(desk: Desk) -> None:
+    """Each missing required cell is told, and a row without them is not taken."""
+    report = desk.load("devices", "device_id,user_id,platform\nd1,,ios\nd2,a,\nd3,a,ios\n")
+    assert [line[1] for line in rejected(report)[1:]] == ["user_id is empty", "platform is empty"]
+    assert desk.rows("users") == [("a",)]
+
+
+def test_events_are_added_once(desk: Desk) -> None:
+    """Events with ids and without are not repeated, within a file or over files, in any order of columns."""
+    report = desk.load(
+        "events",
+        "event_id,user_id,event,at,amount\ne1,a,buy,2026-01-01,5 EUR\n,a,buy,2026-01-02,6 EUR\ne1,a,buy,2026-01-01,5 EUR\n",
+    )
+    assert (report.inserted, report.users_added) == (2, 1)
+    assert report.warnings == ["1 row repeats an event_id: the last one of each was taken"]
+    again = desk.load(
+        "events", "amount,at,color,event,user_id\n6.00 EUR,2026-01-02T00:00:00Z,,buy,a\n7 EUR,2027-01-01,,buy,b\n"
+    )
+    assert (again.inserted, again.unchanged, again.users_added) == (1, 1, 1)
+    assert again.warnings[1:] == ["1 event lies in the future"]
+    ids = [row[0] for row in desk.rows("events", "event_id")]
+    assert len(ids) == len(set(ids)) == 3
+    assert all(event_id == "e1" or len(str(event_id)) == 32 for event_id in ids)
+
+
+def test_events_with_unreadable_instants(desk: Desk) -> None:
+    """A row whose instant does not read is rejected once, with the value."""
+    report = desk.load("events", "user_id,event,at\na,buy,2026-01-01\nb,buy,yesterday\nc,buy,2026-01-01T10:00Z\n")
+    assert rejected(report)[1:] == [["3", "at 'yesterday' does not read as instant", "b,buy,yesterday"]]
+    assert desk.rows("users") == [("a",), ("c",)]
+
+
+def test_the_same_rows_in_every_format(desk: Desk) -> None:
+    """CSV, TSV, NDJSON and Parquet of the same rows make the same table."""
+    frame = pl.DataFrame(
+        {
+            "user_id": ["1", "2"],
+            "age": [30, None],
+            "rate": [0.5, 1.25],
+            "ok": [True, False],
+            "born": [date(2000, 1, 1), None],
+            "seen": [datetime(2026, 1, 1, 5, tzinfo=UTC), None],
+            "tags": [["a", "b"], None],
+        }
+    )
+    frame.write_parquet(desk.folder / "a.parquet")
+    frame.with_columns(pl.col("user_id").cast(pl.Int64)).write_parquet(desk.folder / "b.parquet")
+    desk.file(
+        '{"user_id": "1", "age": 30, "rate": 0.5, "ok": true, "born": "2000-01-01", "seen": "2026-01-01T05:00:00Z", "tags": ["a", "b"]}\n'
+        '{"user_id": 2, "age": null, "rate": 1.25, "ok": false, "born": null, "seen": null, "tags": null}\n',
+        "c.jsonl",
+    )
+    table = (
+        "user_id,age,rate,ok,born,seen,tags\n"
+        '1,30,0.5,true,2000-01-01,2026-01-01 05:00,"[""a"",""b""]"\n'
+        "2,,1.25,false,,,\n"
+    )
+    desk.file(table, "d.csv")
+    desk.file(table.replace('"[""a"",""b""]"', "LIST").replace(",", "\t").replace("LIST", '["a","b"]'), "e.tsv")
+    with pytest.raises(ImportRefused, match="none of its"):
+        import_table(desk.tables, "users", desk.folder / "e.tsv", now=NOW)
+    for name in ("a.parquet", "b.parquet", "c.jsonl", "d.csv"):
+        tables = Tables(desk.folder / name.replace(".", "-"))
+        import_table(tables, "users", desk.folder / name, now=NOW)
+        assert tables.scan("users").collect().equals(frame), name
+
+
+@pytest.mark.parametrize(
+    ("table", "text", "message"),
+    [
+        ("users", "", "is empty"),
+        ("users", "uid,plan\na,b\n", r"no column 'user_id'; the header is: 'uid', 'plan'"),
+        ("devices", "device_id,user_id\nd,a\n", "no column 'platform'"),
+        ("events", "user_id,event,date\na,b,c\n", "no column 'at'"),
+        ("users", "User_ID,plan\na,b\n", "no column 'user_id'"),
+    ],
+)
+def test_refusals(desk: Desk, table: ImportedTable, text: str, message: str) -> None:
+    """A file that cannot be imported as it is says why, and nothing is written."""
+    with pytest.raises(ImportRefused, match=message):
+        desk.load(table, text)
+    assert set(desk.tables.versions().values()) == {-1}
+
+
+def test_refusals_say_what_to_do(desk: Desk) -> None:
+    """A missing column names the nearest one; an unknown extension names those that are imported."""
+    with pytest.raises(ImportRefused) as missing:
+        desk.load("users", "User_ID,plan\na,b\n")
+    assert missing.value.hint == "Rename 'User_ID' to 'user_id', if that is what it holds."
+    with pytest.raises(ImportRefused, match=r"end in \.xlsx are not imported"):
+        desk.load("users", "x", "file.xlsx")
+    assert desk.load("users", "user_id,plan\n").warnings[-1] == "file.csv has a header and no rows"
+
+
+def test_a_column_that_differs_in_case_writes_nothing(desk: Desk) -> None:
+    """A refusal that concerns devices comes before their users are added."""
+    desk.load("devices", "device_id,user_id,platform,Model\nd,a,ios,x\n")
+    with pytest.raises(ImportRefused, match="differs only in case"):
+        desk.load("devices", "device_id,user_id,platform,model\ne,b,ios,x\n")
+    assert desk.rows("users") == [("a",)]
+
+
+IMPORT = """
+import sys, time
+from datetime import UTC, datetime
+from pathlib import Path
+from activities.tables.delta import Tables
+from activities.tables.imports import import_table
+root, file, start = sys.argv[1:]
+while time.time() < float(start):
+    pass
+print("go", flush=True)
+import_table(Tables(root), "devices", Path(file), now=datetime.now(UTC))
+"""
+
+
+def importer(desk: Desk, name: str, start: float) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", IMPORT, desk.tables.root, str(desk.folder / name), str(start)]
+    return subprocess.Popen(arguments, cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_imports_at_once_both_land(desk: Desk) -> None:
+    """Two processes that import overlapping devices into new tables leave each device and each user once."""
+    for name, low in (("one.csv", 0), ("two.csv", 50)):
+        lines = (f"d{row},u{row // 2},ios\n" for row in range(low, low + 100))
+        desk.file("device_id,user_id,platform\n" + "".join(lines), name)
+    start = time.time() + 1.5
+    both = [importer(desk, name, start) for name in ("one.csv", "two.csv")]
+    assert [process.communicate(timeout=60)[0] for process in both] == ["go\n", "go\n"]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted(desk.rows("devices", "device_id")) == sorted((f"d{row}",) for row in range(150))
+    assert sorted(desk.rows("users")) == sorted((f"u{row}",) for row in range(75))
+
+
+def test_killed_import_leaves_no_device_without_its_user(desk: Desk) -> None:
+    """An import killed at any moment leaves whole commits, users before devices, and the next one completes it."""
+    lines = "".join(f"d{row},u{row},ios\n" for row in range(30_000))
+    desk.file("device_id,user_id,platform\n" + lines, "many.csv")
+    for delay in (0.05, 0.12, 0.2):
+        process = importer(desk, "many.csv", 0)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(delay)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        users, devices = desk.tables.row_count("users"), desk.tables.row_count("devices")
+        assert (users, devices) in {(0, 0), (30_000, 0), (30_000, 30_000)}
+    import_table(desk.tables, "devices", desk.folder / "many.csv", now=NOW)
+    assert desk.tables.versions() == {"users": 0, "devices": 0, "events": -1, "members": -1}

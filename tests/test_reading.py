@@ -1,0 +1,307 @@
+"""People's files: encodings, delimiters, quotes, lines, and the kinds of columns."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from activities.tables.inference import as_text, infer, read_as
+from activities.tables.reading import LINE, Sheet, read_delimited, survey
+from activities.tables.schema import DTYPES, KINDS, Kind, version_order
+from activities.tables.typed_files import read_ndjson, read_parquet
+from workflows.errors import ImportRefused
+
+
+def written(folder: Path, data: bytes | str, name: str = "file.csv") -> Path:
+    path = folder / name
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+def rows(sheet: Sheet) -> list[tuple[object, ...]]:
+    return [tuple(cell or None for cell in row) for row in sheet.frame.iter_rows()]
+
+
+TEXT = "user_id,name\nu1,Zoé\nu2,Łukasz 💌\n"
+LATIN = "user_id,name\nu1,Zoé\nu2,Jürgen – “Œuvre” €\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        (TEXT, TEXT.encode()),
+        (TEXT, codecs.BOM_UTF8 + TEXT.encode()),
+        (TEXT, TEXT.encode("utf-16")),
+        (TEXT, codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be")),
+        (LATIN, LATIN.encode("utf-16-le")),
+        (LATIN, LATIN.encode("utf-16-be")),
+        (LATIN, LATIN.encode("cp1252")),
+    ],
+    ids=["utf-8", "utf-8 with mark", "utf-16", "utf-16-be", "utf-16-le unmarked", "utf-16-be unmarked", "windows-1252"],
+)
+def test_encodings(tmp_path: Path, text: str, data: bytes) -> None:
+    """Every encoding that spreadsheets write gives the same text, and a guess is told."""
+    sheet = read_delimited(written(tmp_path, data))
+    expected = [line.split(",") for line in text.splitlines()]
+    assert sheet.columns == expected[0]
+    assert [list(row[1:]) for row in sheet.frame.iter_rows()] == expected[1:]
+    guessed = data == LATIN.encode("cp1252")
+    assert sheet.warnings == (
+        ["file.csv is not UTF-8 (line 2) and was read as Windows-1252: check the accents"] if guessed else []
+    )
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("quoted", [True, False])
+def test_delimiters_line_ends_and_quotes(tmp_path: Path, delimiter: str, ending: str, quoted: bool) -> None:
+    """Comma, semicolon and tab, with any line end, quoted or not, read alike and know their lines."""
+    name = '"Zoé"' if quoted else "Zoé"
+    lines = ["id", "name", "age"], ["u1", name, "1"], ["u2", "", "2"]
+    path = written(tmp_path, ending.join(delimiter.join(line) for line in lines))
+    assert survey(path).clean == (not quoted and ending != "\r")
+    assert rows(read_delimited(path)) == [(2, "u1", "Zoé", "1"), (3, "u2", None, "2")]
+
+
+def test_lines_are_the_files_own(tmp_path: Path) -> None:
+    """Quoted line breaks and blank lines move the lines of later rows, as an editor counts them."""
+    path = written(tmp_path, 'id,note\n\nu1,"two\nlines, ""quoted"""\n\nu2,x\n\n')
+    assert rows(read_delimited(path)) == [(3, "u1", 'two\nlines, "quoted"'), (6, "u2", "x")]
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_rows_of_the_wrong_length_are_rejected(tmp_path: Path, quote: str) -> None:
+    """A short and a long row are rejected with line, reason and text; the delimiters adding up deceives nobody."""
+    path = written(tmp_path, f"a,b,c\n1,{quote}2{quote},3\n4,5\n6,7,8,9\n1,2,3\n")
+    sheet = read_delimited(path)
+    assert [row[0] for row in rows(sheet)] == [2, 5]
+    assert sheet.rejects == [
+        (3, "2 cells where the header has 3", "4,5"),
+        (4, "4 cells where the header has 3", "6,7,8,9"),
+    ]
+
+
+def test_bad_quotes(tmp_path: Path) -> None:
+    """A stray quote costs its row; one that is never closed refuses the file, naming the line it starts on."""
+    sheet = read_delimited(written(tmp_path, 'a,b\n"x"y,1\nz,2\n'))
+    assert rows(sheet) == [(3, "z", "2")]
+    assert sheet.rejects[0][:2] == (2, "a quote inside a cell is not written twice")
+    with pytest.raises(ImportRefused, match=r"file.csv:3: a quote opened in this row is never closed"):
+        read_delimited(written(tmp_path, 'a,b\n1,2\n3,"4\n' + "5,6\n" * 99))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("", "is empty"),
+        ("\n \n", "is empty"),
+        (b"PK\x03\x04 xlsx", "save the sheet as CSV"),
+        (b"\x1f\x8b gz", "unpack it first"),
+        (b"a,b\n1,\x00\x01\x02\n", "holds zero bytes"),
+        (b"a,b\n1,\xff\x81\n", "file.csv:2: the text is neither UTF-8 nor Windows-1252"),
+        ("id,plan,plan\n", "names 'plan' twice"),
+        ("id,Plan,plan\n", "'Plan' and 'plan', which differ only in case"),
+        ("a,a\n", "names 'a' twice"),
+        ("id,,plan\n1,2,3\n", "column 2 has values and no name"),
+        ('"id\tx",b\n', "control character"),
+        ('"id,b\n', "never closed"),
+    ],
+)
+def test_files_that_are_refused(tmp_path: Path, data: bytes | str, message: str) -> None:
+    """What cannot be read is refused whole, with what is wrong."""
+    with pytest.raises(ImportRefused, match=message):
+        read_delimited(written(tmp_path, data))
+
+
+def test_missing_and_unreadable_files(tmp_path: Path) -> None:
+    """A missing file and a folder are refused by name."""
+    with pytest.raises(ImportRefused, match=r"cannot read .*nothing.csv: No such file"):
+        read_delimited(tmp_path / "nothing.csv")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(ImportRefused, match="Is a directory"):
+        read_delimited(tmp_path / "folder.csv")
+
+
+def test_spaces_and_unnamed_columns(tmp_path: Path) -> None:
+    """Spaces around names do not count, and empty columns without a name are dropped."""
+    sheet = read_delimited(written(tmp_path, " id , plan,,\nu1, pro,,\n"))
+    assert (sheet.columns, rows(sheet)) == (["id", "plan"], [(2, "u1", " pro")])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.text('ab1 ,;"\n\ré', max_size=4), min_size=2, max_size=2), max_size=6))
+def test_both_readers_agree_with_what_was_written(
+    tmp_path_factory: pytest.TempPathFactory, cells: list[list[str]]
+) -> None:
+    """Whatever a CSV writer writes comes back cell by cell, through whichever reader."""
+    path = tmp_path_factory.mktemp("csv") / "file.csv"
+    pl.DataFrame(cells, schema={"x": pl.String, "y": pl.String}, orient="row").write_csv(path, quote_style="necessary")
+    sheet = read_delimited(path)
+    assert sheet.rejects == []
+    assert [row[1:] for row in rows(sheet)] == [tuple(cell or None for cell in row) for row in cells]
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (["1", "-20", ""], "integer"),
+        (["0", "1"], "integer"),
+        (["075", "1"], "string"),
+        (["1234567890123456", "1"], "string"),
+        (["+33612345678"], "string"),
+        (["1.5", "2", "1e3"], "number"),
+        (["1,5"], "string"),
+        (["nan"], "string"),
+        (["Yes", "no", "1"], "boolean"),
+        (["TRUE", "false"], "boolean"),
+        (["2026-02-28"], "date"),
+        (["2026-02-30"], "string"),
+        (["2026-02-28", "2026-02-28T10:00:00+02:00"], "instant"),
+        (["2026-02-28 10:00"], "instant"),
+        (["19.99 EUR", "-5 USD"], "price"),
+        (["19.99 eur"], "string"),
+        (["1.2.3", "1.10"], "version"),
+        (["1.2", "1.10"], "number"),
+        (["1.2.3.4.5"], "string"),
+        (['["a", "b"]', "[]"], "list"),
+        (["[a]"], "string"),
+        (["a|b"], "string"),
+        (["", " "], None),
+    ],
+)
+def test_kinds_are_recognised(cells: list[str], kind: Kind | None) -> None:
+    """Each kind is recognised when all values have its form, and nothing is taken for a number that is more."""
+    assert infer(pl.Series("x", cells)) == kind
+
+
+def test_instants_in_all_their_forms() -> None:
+    """Offsets are applied, no zone is UTC, fractions are kept to the microsecond, nonsense is nothing."""
+    noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    forms = {
+        "2026-03-01T12:00": noon,
+        "2026-03-01 12:00:00": noon,
+        "2026-03-01T12:00:00Z": noon,
+        "2026-03-01 12:00:00 UTC": noon,
+        "2026-03-01T14:00:00+02:00": noon,
+        "2026-03-01T06:30:00-0530": noon,
+        "2026-03-01T12:00:00.1234567Z": noon.replace(microsecond=123456),
+        "2026-03-01": noon.replace(hour=0),
+        "2026-03-01T24:00": None,
+        "2026-03-01T12:00+99:00": None,
+        "1740830400": None,
+    }
+    assert read_as(pl.Series("at", list(forms)), "instant").to_list() == list(forms.values())
+
+
+def test_lists_hold_strings() -> None:
+    """Numbers and booleans in a list become their text, null is left out, nested lists do not read."""
+    cells = ['["a", 1, 1.50, true, null]', "[]", '[["a"]]', '{"a": 1}', None]
+    assert read_as(pl.Series(cells), "list").to_list() == [["a", "1", "1.50", "true"], [], None, None, None]
+
+
+@given(st.text("0123456789.x", max_size=9))
+def test_versions_are_numbered_as_the_schema_says(text: str) -> None:
+    """Columns of versions get the very order that single versions get."""
+    (read,) = read_as(pl.Series([text]), "version").to_list()
+    order = version_order(text) if text else None
+    assert (read and read["order"]) == order
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_reads_what_it_writes(kind: Kind) -> None:
+    """Text of each kind reads as the same values, in the kind's dtype, for columns of nothing too."""
+    samples = [
+        "7",
+        "-1.5",
+        "x y",
+        "true",
+        "2026-03-01",
+        "2026-03-01T12:00:00.5Z",
+        "5.5 EUR",
+        "1.10.2",
+        '["é"]',
+        "",
+        None,
+    ]
+    column = read_as(pl.Series("x", samples, dtype=pl.String), kind)
+    assert column.dtype == DTYPES[kind]
+    assert column.name == "x"
+    assert read_as(as_text(column), kind).equals(column, null_equal=True)
+    assert read_as(pl.Series("x", [], dtype=pl.String), kind).dtype == DTYPES[kind]
+
+
+def test_ndjson(tmp_path: Path) -> None:
+    """Numbers keep their digits, strings stay strings, absent keys are told from null, and bad lines are rejected."""
+    lines = [
+        '{"user_id": 12345678901234567890, "zip": "075", "tags": ["a", 1], "paid": {"amount": 19.90, "currency": "EUR"}}',
+        "",
+        '{"user_id": "b", "zip": null, "ok": true}',
+        "not json",
+        "[1]",
+        '{"user_id": NaN}',
+    ]
+    sheet = read_ndjson(written(tmp_path, "\n".join(lines), "file.ndjson"))
+    assert rows(sheet) == [
+        (1, "12345678901234567890", "075", '["a", "1"]', "19.90 EUR", None),
+        (3, "b", None, None, None, "true"),
+    ]
+    assert [reject.line for reject in sheet.rejects] == [4, 5, 6]
+    assert sheet.textual == {"user_id", "zip"}
+    assert {name: mask.to_list() for name, mask in sheet.absent.items()} == {
+        "tags": [False, True],
+        "paid": [False, True],
+        "ok": [True, False],
+    }
+    for data, message in [
+        (json.dumps([{"user_id": "a"}]), "holds one JSON array"),
+        ('{"a": {"b": 1}}', "file.ndjson:1: 'a' holds an object"),
+        ('{"a": [[1]]}', "a list of lists"),
+        ('{"a": 1, "A": 2}', "differ only in case"),
+    ]:
+        with pytest.raises(ImportRefused, match=message):
+            read_ndjson(written(tmp_path, data, "file.ndjson"))
+
+
+def test_parquet(tmp_path: Path) -> None:
+    """Native types become the stored dtypes, and a type that no kind holds is refused by name."""
+    frame = pl.DataFrame(
+        {
+            "small": pl.Series([1, None], dtype=pl.UInt8),
+            "ratio": pl.Series([0.5, float("nan")], dtype=pl.Float32),
+            "cat": pl.Series(["a", None], dtype=pl.Categorical),
+            "naive": [datetime(2026, 1, 1), None],
+            "tags": [[1, 2], None],
+            "nothing": [None, None],
+        }
+    )
+    path = tmp_path / "file.parquet"
+    frame.write_parquet(path)
+    sheet = read_parquet(path).frame
+    assert sheet.dtypes == [
+        DTYPES[kind] for kind in ("integer", "integer", "number", "string", "instant", "list", "string")
+    ]
+    assert sheet.rows() == [
+        (1, 1, 0.5, "a", datetime(2026, 1, 1, tzinfo=UTC), ["1", "2"], None),
+        (2, None, None, None, None, None, None),
+    ]
+    pl.DataFrame({"raw": [b"x"]}).write_parquet(path)
+    with pytest.raises(ImportRefused, match="'raw' is of type Binary"):
+        read_parquet(path)
+    with pytest.raises(ImportRefused, match="cannot be read as Parquet"):
+        read_parquet(written(tmp_path, "user_id\n", "text.parquet"))
+
+
+def test_lines_survive_a_large_file(tmp_path: Path) -> None:
+    """Beyond one chunk of either reader, lines still count from the header, and both readers agree."""
+    body = "".join(f"u{row},{row}\n" for row in range(120_000))
+    fast = read_delimited(written(tmp_path, "id,n\n" + body))
+    slow = read_delimited(written(tmp_path, 'id,"n"\n' + body, "slow.csv"))
+    assert fast.frame.equals(slow.frame)
+    assert fast.frame[LINE][-1] == 120_001
