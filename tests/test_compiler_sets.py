@@ -222,7 +222,7 @@ def test_predicates_are_never_null() -> None:
         kinds=kinds,
     )
     found = rows.select(device.alias("device"), event.alias("event"), branch.alias("branch")).collect()
-    assert found.to_dict(as_series=False) == dict.fromkeys(("device", "event", "branch"), [True, False, False])
+    assert found.to_dict(as_series=False) == {name: [True, False, False] for name in ("device", "event", "branch")}
 
 
 @pytest.mark.parametrize("kind", ["price", "version", "instant", "integer"])

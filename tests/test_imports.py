@@ -225,7 +225,8 @@ def test_events_are_added_once(desk: Desk) -> None:
     """Events with ids and without are not repeated, within a file or over files, in any order of columns."""
     report = desk.load(
         "events",
-        "event_id,user_id,event,at,amount\ne1,a,buy,2026-01-01,5 EUR\n,a,buy,2026-01-02,6 EUR\ne1,a,buy,2026-01-01,5 EUR\n",
+        "event_id,user_id,event,at,amount\n"
+        "e1,a,buy,2026-01-01,5 EUR\n,a,buy,2026-01-02,6 EUR\ne1,a,buy,2026-01-01,5 EUR\n",
     )
     assert (report.inserted, report.users_added) == (2, 1)
     assert report.warnings == ["1 row repeats an event_id: the last one of each was taken"]
@@ -262,7 +263,8 @@ def test_the_same_rows_in_every_format(desk: Desk) -> None:
     frame.write_parquet(desk.folder / "a.parquet")
     frame.with_columns(pl.col("user_id").cast(pl.Int64)).write_parquet(desk.folder / "b.parquet")
     desk.file(
-        '{"user_id": "1", "age": 30, "rate": 0.5, "ok": true, "born": "2000-01-01", "seen": "2026-01-01T05:00:00Z", "tags": ["a", "b"]}\n'
+        '{"user_id": "1", "age": 30, "rate": 0.5, "ok": true, "born": "2000-01-01", '
+        '"seen": "2026-01-01T05:00:00Z", "tags": ["a", "b"]}\n'
         '{"user_id": 2, "age": null, "rate": 1.25, "ok": false, "born": null, "seen": null, "tags": null}\n',
         "c.jsonl",
     )
@@ -273,9 +275,7 @@ def test_the_same_rows_in_every_format(desk: Desk) -> None:
     )
     desk.file(table, "d.csv")
     desk.file(table.replace('"[""a"",""b""]"', "LIST").replace(",", "\t").replace("LIST", '["a","b"]'), "e.tsv")
-    with pytest.raises(ImportRefused, match="none of its"):
-        import_table(desk.tables, "users", desk.folder / "e.tsv", now=NOW)
-    for name in ("a.parquet", "b.parquet", "c.jsonl", "d.csv"):
+    for name in ("a.parquet", "b.parquet", "c.jsonl", "d.csv", "e.tsv"):
         tables = Tables(desk.folder / name.replace(".", "-"))
         import_table(tables, "users", desk.folder / name, now=NOW)
         assert tables.scan("users").collect().equals(frame), name

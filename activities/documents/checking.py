@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,8 +25,6 @@ from workflows.conditions import Condition, FileRef, SegmentRef, render_path, wa
 from workflows.documents import AudienceEntry, ConditionSplit, JourneyDocument, Push, SegmentDocument
 from workflows.errors import DefinitionError, Fault, ImportRefused, NotFoundError
 from workflows.graph import graph_faults
-
-_PATH_PART = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 Place: TypeAlias = tuple[str | int, ...]
 """Where in a document: keys and indexes."""
@@ -245,6 +242,5 @@ def _try_out(stores: Stores, checked: Checked, now: datetime) -> None:
 
 def _placed(fault: Fault, raw: RawDocument) -> Fault:
     """Say where in its file a fault is."""
-    parts = (key or int(index) for key, index in _PATH_PART.findall(fault.path))
-    line, column = raw.locate(tuple(parts))
+    line, column = raw.locate_text(fault.path)
     return fault.model_copy(update={"file": raw.file, "line": line, "column": column})

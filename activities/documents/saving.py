@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from activities.documents.checking import Checked, check_documents, conditions_of
 from activities.documents.raw import RawDocument
+from activities.documents.reading import raw_document
 from activities.records.catalogue import ImportedSegment, Saved
 from activities.segments.imported import store_members
 from activities.stores import Stores
@@ -87,7 +88,7 @@ def save_definition(stores: Stores, definition: dict[str, Any], now: datetime) -
         DefinitionError: With every fault; a `file` is one.
         StoreUnavailable: A store cannot be reached.
     """
-    checked = check_documents(stores, [RawDocument("journey", definition)], now)
+    checked = check_documents(stores, [raw_document(definition)], now)
     checked.require()
     return save_checked(stores, checked, now)[-1]
 

@@ -210,10 +210,6 @@ class _Checker:
             self.fault("wrong-type", (*at, "property"), message, "`count` counts events")
             return
         self.operators(node, kind, at, "event")
-        prices = [self.quiet(text, kind) for text in _texts(node)]
-        currencies = sorted({price.currency for price in prices if isinstance(price, Price)})
-        if len(currencies) > 1:
-            self.fault("currencies", at, f"a sum is in one currency, not in {' and '.join(currencies)}")
 
     def segment(self, node: SegmentRef, at: Path) -> None:
         if self.segments is None or node.segment in self.segments or node.name in self.segments:
@@ -325,10 +321,6 @@ class _Checker:
             return read_value(text, kind) if kind in TAKES["at_least"] else None
         except ValueError:
             return None
-
-
-def _texts(node: SumTest) -> list[str]:
-    return [text for value in node.operators.values() for text in (value if isinstance(value, tuple) else (value,))]
 
 
 def _a(kind: Kind) -> str:

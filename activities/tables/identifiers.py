@@ -22,7 +22,7 @@ from workflows.errors import ImportRefused
 Identifier: TypeAlias = Literal["user_id", "device_id"]
 """What the ids of a file are."""
 
-PIECE_ROWS = 200_000
+PIECE_ROWS = 50_000
 
 PIECE: dict[str, pl.DataType] = {LINE: pl.Int64(), "id": pl.String(), "reason": pl.String(), "row": pl.String()}
 """A row of the file: its id, or the reason why it has none."""

@@ -120,7 +120,8 @@ def import_table(
         warnings += _future(rows, now)
     key = KEYS[table]
     if repeated := rows.height - rows.get_column(key).n_unique():
-        warnings.append(f"{repeated} {_rows(repeated)} a {key}: the last one of each was taken")
+        verb, article = ("rows repeat" if repeated > 1 else "row repeats"), ("an" if table == "events" else "a")
+        warnings.append(f"{repeated} {verb} {article} {key}: the last one of each was taken")
     users_added = 0
     if table != "users":
         # First, so that a crash in between leaves users without devices and never the reverse.
@@ -229,7 +230,3 @@ def _future(rows: pl.DataFrame, now: datetime) -> list[str]:
     """Warn of events that have not happened yet: no window over the past contains them."""
     count = rows.select((pl.col("at") > now).sum()).item()
     return [f"{count} event{'s lie' if count != 1 else ' lies'} in the future"] if count else []
-
-
-def _rows(count: int) -> str:
-    return "rows repeat" if count != 1 else "row repeats"

@@ -2,6 +2,9 @@
 
 Recognising is stricter than reading. `007` is read as 7 where the table holds integers, but a column that holds it is
 recognised as text, since whoever wrote the zeros meant them.
+
+In a cell of a delimited file a price is `19.99 EUR`, an instant is ISO 8601 (without a zone: UTC), and a list is a JSON
+array, `["a","b"]`: no delimiter inside a cell is guessed at.
 """
 
 from __future__ import annotations
