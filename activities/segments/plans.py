@@ -115,7 +115,7 @@ def _flagged(users: pl.LazyFrame, plan: Plan, flags: list[str]) -> tuple[pl.Lazy
         case Rows(expr):
             return users, expr
         case Member(ids, inside):
-            # A name that no attribute has: imports refuse control characters.
+            # A control character first, as in every column that this product adds to those of an import.
             flag = f"\x1fmember{len(flags)}"
             flags.append(flag)
             found = ids.unique().with_columns(pl.lit(True).alias(flag))
