@@ -7,7 +7,6 @@ import asyncio
 from temporalio import activity
 
 from activities.faults import as_failures
-from activities.records.catalogue import SavedJourney
 from activities.records.ledger import Admission, Arrival
 from activities.segments.memberships import at_hand
 from activities.stores import Stores, leave_by
@@ -45,25 +44,17 @@ class EntryActivities:
                 which it does not.
         """
         stores = self._stores
-        digest, version, running = request.digest, 0, True
-        if not request.admitted or not digest:
-            life = await asyncio.to_thread(stores.ledger.life, request.journey)
-            if life is None:
-                raise NotFoundError(
-                    f"the journey {request.journey!r} was never started: start it first, with: "
-                    f"journeys start {request.journey}"
-                )
-            digest, version, running = life.digest, life.version, life.state == "running"
-        saved = stores.catalogue.journey(digest)
-        entry = request.entry or next(iter(saved.document.entries))
-        if entry not in saved.document.entries:
-            exist = ", ".join(saved.document.entries)
-            raise NotFoundError(f"{request.journey!r} has no entry {entry!r}; it has: {exist}")
-        if not request.admitted:
+        known = request.admitted and bool(request.digest)
+        if known:
+            saved, entry = stores.catalogue.journey(request.digest), request.entry
+        else:
             self._require_id(request)
-            refused = await self._admit(request, saved, version, entry, running)
-            if refused:
-                return EntryOutcome(admitted=False, reason=refused, passage=request.passage, version=version)
+            admission = await self._admit(request)
+            if admission.refused:
+                return EntryOutcome(admitted=False, reason=admission.refused)
+            # Asked again, the version is the one that admitted the user, not the one that runs by now.
+            found = await asyncio.to_thread(stores.catalogue.find, "journey", request.journey, admission.version)
+            saved, entry = stores.catalogue.journey(found.digest), admission.entry
         first = ways_out(saved.document.entries[entry])["next"]
         begun = await stores.ledger.begin(request.passage, request.now, leave_by(saved, first))
         if begun is None:
@@ -73,36 +64,48 @@ class EntryActivities:
             )
         return EntryOutcome(
             admitted=True,
-            passage=request.passage,
-            version=begun.version,
-            digest=digest,
+            version=0 if known else begun.version,
+            digest="" if known else saved.digest,
             element=first,
             routes=saved.routes if request.needs_routes else None,
             left=begun.left,
         )
 
-    async def _admit(self, request: EntryRequest, saved: SavedJourney, version: int, entry: str, running: bool) -> str:
+    async def _admit(self, request: EntryRequest) -> Admission:
         """Admit a user whose run a client started: by the same rules as everybody.
 
         Returns:
-            Why the user is refused; empty when admitted.
+            The passage in the version that runs, or why there is none.
         """
+        stores, ledger = self._stores, self._stores.ledger
+        if (admitted := await asyncio.to_thread(ledger.admission, request.passage)) is not None:
+            return admitted
+        life = await asyncio.to_thread(ledger.life, request.journey)
+        if life is None:
+            raise NotFoundError(
+                f"the journey {request.journey!r} was never started: start it first, with: "
+                f"journeys start {request.journey}"
+            )
+        document = stores.catalogue.journey(life.digest).document
+        entry = request.entry or next(iter(document.entries))
+        if entry not in document.entries:
+            raise NotFoundError(f"{request.journey!r} has no entry {entry!r}; it has: {', '.join(document.entries)}")
         arrival = Arrival(
             enrolment=request.passage,
             journey=request.journey,
-            version=version,
+            version=life.version,
             entry=entry,
-            reentry=saved.document.reentry,
+            reentry=document.reentry,
             at=request.now,
             key=request.key,
         )
-        ledger = self._stores.ledger
-        if not running:
-            return await ledger.refuse(arrival, request.user_id, request.passage, "not-running")
-        if not await self._known(request):
-            return await ledger.refuse(arrival, request.user_id, request.passage, "unknown-user")
-        admissions: list[Admission] = await ledger.admit(arrival, [request.user_id], request.passage)
-        return admissions[0].refused
+        reason = "" if life.state == "running" else "not-running"
+        if not reason and not await self._known(request):
+            reason = "unknown-user"
+        if reason:
+            reason = await ledger.refuse(arrival, request.user_id, request.passage, reason)
+            return Admission(request.passage, request.user_id, refused=reason)
+        return (await ledger.admit(arrival, [request.user_id], request.passage))[0]
 
     def _require_id(self, request: EntryRequest) -> None:
         """Refuse a run under another id than the user's: only that id keeps two runs of one user apart."""

@@ -163,9 +163,10 @@ class EntryOutcome(Lean):
     admitted: bool
     reason: str = ""
     """Why not, when refused: `entered-before`, `already-inside`, `too-often`, `unknown-user`, `not-running`."""
-    passage: str = ""
     version: int = 0
+    """The saved version; 0 when the request named its digest, so that the run knows both."""
     digest: str = ""
+    """The version's content; empty when the request named it."""
     element: str = ""
     """Where the user arrives first."""
     routes: dict[str, Route] | None = None

@@ -93,9 +93,9 @@ class UserJourney:
             step += 1
             visit = Visit(
                 journey=given.journey,
-                version=admission.version,
-                digest=admission.digest,
-                passage=admission.passage,
+                version=admission.version or given.version,
+                digest=admission.digest or given.digest,
+                passage=passage,
                 step=step,
                 element=element,
                 user_id=given.user_id,
