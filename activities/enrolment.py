@@ -17,6 +17,7 @@ from temporalio.common import (
     WorkflowIDReusePolicy,
 )
 from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
 
 from activities.faults import as_failures
 from activities.records.catalogue import SavedJourney
@@ -33,7 +34,7 @@ from workflows.contracts import (
     UserJourneyInput,
     user_workflow_id,
 )
-from workflows.errors import NotFoundError, StoreUnavailable
+from workflows.errors import NotFoundError, StoreUnavailable, WorkerStopping
 
 PAGE = 500
 """Users admitted in one transaction."""
@@ -126,6 +127,8 @@ class EnrolmentActivities:
         try:
             for page in self._pages(request.enrolment, cursor, audience.users):
                 await starter.wait_for_room()
+                if activity.is_worker_shutdown():
+                    raise WorkerStopping(f"this worker stops: another one goes on behind user {cursor} of the audience")
                 admissions = await stores.ledger.admit(arrival, page)
                 entering = [admission for admission in admissions if not admission.refused]
                 await starter.start([admission for admission in entering if not admission.started])
@@ -180,8 +183,11 @@ class _Starter:
         self._slots = asyncio.Semaphore(STARTS_AT_ONCE)
 
     async def wait_for_room(self) -> None:
-        """Wait while too many runs were started and have not begun."""
-        while await asyncio.to_thread(self._ledger.waiting_to_begin, self._request.journey) > BACKLOG_LIMIT - PAGE:
+        """Wait while too many runs were started and have not begun, unless the worker stops."""
+        journey = self._request.journey
+        while await asyncio.to_thread(self._ledger.waiting_to_begin, journey) > BACKLOG_LIMIT - PAGE:
+            if activity.is_worker_shutdown():
+                return
             await asyncio.sleep(BACKLOG_SECONDS)
 
     async def start(self, admissions: list[Admission]) -> None:
@@ -195,6 +201,9 @@ class _Starter:
         request, document = self._request, self._saved.document
         workflow_id = user_workflow_id(request.journey, admission.user_id)
         waited = 0.0
+        # A run that a dead worker started may have ended meanwhile, and then its id is free for a second one.
+        if admission.known and await self._runs(workflow_id, admission.passage):
+            return
         while True:
             try:
                 async with self._slots:
@@ -231,12 +240,17 @@ class _Starter:
                 await asyncio.sleep(BACKLOG_SECONDS)
 
     async def _runs(self, workflow_id: str, passage: str) -> bool:
-        """Tell whether the open run of a workflow id is a passage's."""
+        """Tell whether the newest run of a workflow id, open or ended, is a passage's."""
         handle = self._client.get_workflow_handle(workflow_id)
-        async for event in handle.fetch_history_events(page_size=1):
-            payloads = event.workflow_execution_started_event_attributes.input.payloads
-            (given,) = await self._client.data_converter.decode(payloads, [UserJourneyInput])
-            return bool(given.passage == passage)
+        try:
+            async with self._slots:
+                async for event in handle.fetch_history_events(page_size=1):
+                    payloads = event.workflow_execution_started_event_attributes.input.payloads
+                    (given,) = await self._client.data_converter.decode(payloads, [UserJourneyInput])
+                    return bool(given.passage == passage)
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
         return False
 
 

@@ -9,8 +9,8 @@ from datetime import datetime
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from activities.push.delivery import ACCEPTED, NO_REACHABLE_DEVICE, compose
-from activities.push.devices import Profile, reachable
+from activities.push.composing import ACCEPTED, NO_REACHABLE_DEVICE, compose
+from activities.push.devices import Profile
 from activities.push.messages import needs_values
 from activities.records.ledger import refusal_reason
 from activities.segments.segments import References
@@ -177,18 +177,18 @@ class _Planner:
         """Count a push by the code that sends it, or, where it reads the same for all, by polars."""
         outcomes: Counter[str] = Counter()
         accepted: list[str] = []
-        if needs_values(push.message):
-            for user, profile in self._profiles(users):
-                outcome, _, messages = compose(push, self._document, profile)
-                outcomes[outcome] += 1
-                if outcome == ACCEPTED:
+        if needs_values(push.message) or push.devices is not None or push.send_to != "all":
+            for user, profile in self._profiles(push, users):
+                composed = compose(push, self._document, profile)
+                outcomes[composed.outcome] += 1
+                if composed.outcome == ACCEPTED:
                     accepted.append(user)
-                    self._sent.update(str(device["provider"]) for device, _ in messages)
+                    self._sent.update(str(device["provider"]) for device, _ in composed.messages)
             found = pl.DataFrame({"user_id": accepted}, schema={"user_id": pl.String})
         else:
             snapshot = self._stores.segments.snapshot(self._versions)
             devices = self._stores.tables.collect(
-                reachable(snapshot.devices, self._stores.profiles.default_provider)
+                self._stores.profiles.reachable(snapshot.devices)
                 .join(users.lazy(), on="user_id", how="semi")
                 .group_by("user_id", "provider")
                 .len()
@@ -200,9 +200,11 @@ class _Planner:
         self._sent_users += found.height
         return found, Counter({outcome: number for outcome, number in outcomes.items() if number})
 
-    def _profiles(self, users: pl.DataFrame) -> Iterator[tuple[str, Profile]]:
+    def _profiles(self, push: Push, users: pl.DataFrame) -> Iterator[tuple[str, Profile]]:
         for chunk in users.iter_slices(USERS_AT_ONCE):
-            yield from self._stores.profiles.read(chunk.get_column("user_id").to_list(), self._versions).items()
+            yield from self._stores.profiles.read(
+                chunk.get_column("user_id").to_list(), push.devices, self._zone, self._now, self._versions
+            ).items()
 
 
 def plan_journey(

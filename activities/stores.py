@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from activities.push.claims import Claims
 from activities.push.devices import Profiles
+from activities.push.rates import Rates
 from activities.records.catalogue import Catalogue, SavedJourney
 from activities.records.ledger import Ledger
 from activities.segments.memberships import Memberships
@@ -26,6 +28,8 @@ class Stores:
         segments: Evaluates conditions.
         memberships: Answers splits.
         profiles: Users and devices for pushes.
+        claims: The ledger of pushes.
+        rates: The allowances of providers.
         snapshots: Folder of the audiences that were evaluated.
     """
 
@@ -35,6 +39,8 @@ class Stores:
     segments: Segments
     memberships: Memberships
     profiles: Profiles
+    claims: Claims
+    rates: Rates
     snapshots: Path
 
 

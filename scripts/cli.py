@@ -7,13 +7,24 @@ import traceback
 
 import click
 
-from scripts import documents, running, segments, tables, watching
-from scripts.output import DONE, FAILED, INTERRUPTED, REFUSED, print_failure, print_faults, print_json, wants_json
+from scripts import documents, running, segments, tables, upkeep, watching
+from scripts.output import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    REFUSED,
+    json_option,
+    print_failure,
+    print_faults,
+    print_faults_json,
+    wants_json,
+)
 from workflows.errors import Fault, JourneyError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="targeted-push", prog_name="journeys")
+@json_option
 def journeys() -> None:
     """Targeted push journeys on Temporal: one durable workflow per user.
 
@@ -26,6 +37,7 @@ for command in (
     *documents.COMMANDS,
     *tables.COMMANDS,
     *segments.COMMANDS,
+    *upkeep.COMMANDS,
     *running.COMMANDS,
     *watching.COMMANDS,
 ):
@@ -40,35 +52,34 @@ def main() -> None:
 def run() -> int:
     """Run one command and give its exit status."""
     try:
-        status = journeys.main(standalone_mode=False)
+        status = journeys.main(prog_name="journeys", standalone_mode=False)
         return status if isinstance(status, int) else DONE
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return REFUSED
     except click.ClickException as error:
-        fault = Fault(code="usage", message=error.format_message(), hint="see: journeys --help")
-        _told([fault])
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "journeys"
+        _tell(Fault(code="usage", message=error.format_message(), hint=f"see: {command} --help"))
         return REFUSED
     except JourneyError as error:
         return print_failure(error)
     except (click.Abort, KeyboardInterrupt):
-        if wants_json():
-            _told([Fault(code="interrupted", message="interrupted")])
+        _tell(Fault(code="interrupted", message="interrupted"))
         return INTERRUPTED
-    except BrokenPipeError:
-        return DONE  # whoever read our output had enough of it
     except Exception as error:
         traceback.print_exc()
-        if wants_json():
-            _told([Fault(code="internal", message=f"{type(error).__name__}: {error}")])
+        _tell(
+            Fault(code="internal", message=f"{type(error).__name__}: {error}", hint="this is a bug: please report it")
+        )
         return FAILED
 
 
-def _told(faults: list[Fault]) -> None:
+def _tell(fault: Fault) -> None:
     if wants_json():
-        print_json({"ok": False, "errors": [fault.model_dump(exclude_none=True) for fault in faults]})
+        print_faults_json([fault])
     else:
-        print_faults(faults, label="error")
+        print_faults([fault], label="error")
 
 
 if __name__ == "__main__":

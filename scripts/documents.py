@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 from pydantic import SecretStr, TypeAdapter
+from rich.markup import escape
+from rich.padding import Padding
+from rich.text import Text
 
 from activities.records.catalogue import Saved, content_of
-from scripts.output import DONE, REFUSED, json_option, people, print_faults, print_json, print_table, wants_json
+from scripts.funnel import print_plan
+from scripts.output import (
+    DONE,
+    REFUSED,
+    counted,
+    faults_json,
+    instant,
+    instant_json,
+    json_option,
+    people,
+    print_faults,
+    print_json,
+    print_table,
+    print_yaml,
+    wants_json,
+)
 from scripts.sample import write_first_project
 from workers.engine import Engine, name_and_version
 from workers.settings import Settings, load_settings, origin_of
@@ -23,7 +41,10 @@ from workflows.graph import routes_of
 @click.argument("folder", required=False, default=".", type=click.Path(file_okay=False, path_type=Path))
 @json_option
 def new(folder: Path) -> None:
-    """Write two documents, sample CSV files and the schemas into FOLDER, ready to run."""
+    """Write a first journey, ready to run, into a folder.
+
+    Two documents, sample CSV files and the schemas for editors. FOLDER is made if missing; left out: this folder.
+    """
     written = write_first_project(folder)
     _write_schemas(folder / ".journeys" / "schema")
     if wants_json():
@@ -31,13 +52,15 @@ def new(folder: Path) -> None:
         return
     console = people()
     for path in written:
-        console.print(f"wrote {path}")
-    inside = "" if folder == Path() else f"cd {folder} && "
-    console.print("\nNext, with a server and worker by `journeys dev` in another terminal of the same folder:")
-    console.print(f"  {inside}journeys import users users.csv && journeys import devices devices.csv")
-    console.print("  journeys import events events.csv")
+        console.print(f"wrote {path}", markup=False)
+    console.print("\nNext:")
+    if folder != Path():
+        console.print(f"  cd {shlex.quote(str(folder))}", markup=False)
+    for table in ("users", "devices", "events"):
+        console.print(f"  journeys import {table} {table}.csv")
     console.print("  journeys save segments.yaml hello.yaml")
     console.print("  journeys plan hello")
+    console.print("\nThen `journeys dev` in another terminal, in the same folder, and here:")
     console.print("  journeys start hello --wait")
 
 
@@ -45,15 +68,20 @@ def new(folder: Path) -> None:
 @click.argument("paths", nargs=-1, required=True)
 @json_option
 def check(paths: tuple[str, ...]) -> int:
-    """Check documents together; PATHS are files or folders of them. Saves nothing."""
+    """Check documents; every fault is told, nothing is saved.
+
+    PATHS are files, or folders of them. Documents that are checked together may refer to each other.
+    """
     with Engine.open() as engine:
         report = engine.check(paths)
     if wants_json():
-        print_json(report)
+        told = {"errors": faults_json(report.errors), "warnings": faults_json(report.warnings)}
+        print_json({"ok": report.ok, "files": report.files, **told})
     else:
         print_faults(report.errors, label="error")
         print_faults(report.warnings, label="warning")
-        found = f"{len(report.errors)} errors, {len(report.warnings)} warnings in {len(report.files)} files"
+        errors, warnings = counted(len(report.errors), "error"), counted(len(report.warnings), "warning")
+        found = f"{errors}, {warnings} in {counted(len(report.files), 'file')}"
         people().print(f"{'[green]ok[/]' if report.ok else '[red]not ok[/]'}: {found}")
     return DONE if report.ok else REFUSED
 
@@ -62,11 +90,14 @@ def check(paths: tuple[str, ...]) -> int:
 @click.argument("paths", nargs=-1, required=True)
 @json_option
 def save(paths: tuple[str, ...]) -> None:
-    """Check documents and save each as a new version, all or none."""
+    """Check documents and save each as a new version, all or none.
+
+    PATHS are files, or folders of them. A document that did not change keeps its version.
+    """
     with Engine.open() as engine:
         report = engine.save(paths)
     if wants_json():
-        print_json(report)
+        print_json({**report.model_dump(mode="json"), "warnings": faults_json(report.warnings)})
         return
     print_faults(report.warnings, label="warning")
     print_table(
@@ -82,37 +113,22 @@ def save(paths: tuple[str, ...]) -> None:
 @click.argument("journey")
 @json_option
 def plan(journey: str) -> None:
-    """Tell exactly who would enter JOURNEY now, take each branch and be pushed. Sends nothing."""
+    """Tell exactly who would enter now, and what would be sent.
+
+    JOURNEY is a saved one, as NAME or NAME@3, or a file. Nothing is sent and nothing is written.
+    """
     with Engine.open() as engine:
         found = engine.plan(journey)
     if wants_json():
         print_json(found)
-        return
-    refused = ", ".join(f"{reason} {number}" for reason, number in found.refused.items()) or "nobody"
-    people().print(f"[bold]{found.journey}[/]: audience {found.audience}, refused: {refused}\n")
-    print_table(
-        ("element", "arrive", "of these"),
-        [
-            (
-                name,
-                element.arrived,
-                ", ".join(
-                    f"{BRANCH_LABELS.get(branch, branch)}: {number}"
-                    for branch, number in (element.branches | element.users).items()
-                    if branch != "next"
-                ),
-            )
-            for name, element in found.elements.items()
-        ],
-    )
-    pushes = found.pushes
-    people().print(f"\npushes: {pushes.users} users on {pushes.devices} devices {pushes.by_provider or ''}")
+    else:
+        print_plan(found)
 
 
 @click.command(name="list")
 @json_option
 def list_journeys() -> None:
-    """List the saved journeys, with the state of each."""
+    """List the saved journeys and the state of each."""
     with Engine.open() as engine:
         rows = []
         for saved in engine.stores.catalogue.newest("journey"):
@@ -140,15 +156,17 @@ def list_journeys() -> None:
 @click.argument("name")
 @json_option
 def show(name: str) -> None:
-    """Show a saved journey: NAME, or NAME@3 for a version."""
+    """Show a saved journey.
+
+    NAME is its newest version, NAME@3 one that you choose.
+    """
     with Engine.open() as engine:
         base, version = name_and_version(name)
         saved = engine.stores.catalogue.find("journey", base, version)
     if wants_json():
         print_json(described(saved))
         return
-    people().print(f"[bold]{saved.name}[/] version {saved.version}, digest {saved.digest}, saved {saved.saved_at}\n")
-    click.echo(yaml.safe_dump(content_of(saved.document), allow_unicode=True, sort_keys=False, width=110), nl=False)
+    print_described(saved)
     if isinstance(saved.document, JourneyDocument):
         people().print("")
         print_table(
@@ -164,36 +182,38 @@ def show(name: str) -> None:
 @click.argument("name")
 @json_option
 def versions(name: str) -> None:
-    """List all versions of the journey NAME, newest first."""
+    """List all versions of a journey, newest first."""
     with Engine.open() as engine:
         engine.stores.catalogue.find("journey", name)
         found = engine.stores.catalogue.versions("journey", name)
-    rows = [
-        {
-            "version": saved.version,
-            "digest": saved.digest,
-            "saved_at": saved.saved_at.isoformat().replace("+00:00", "Z"),
-        }
-        for saved in found
-    ]
     if wants_json():
+        rows = [
+            {"version": saved.version, "digest": saved.digest, "saved_at": instant_json(saved.saved_at)}
+            for saved in found
+        ]
         print_json({"journey": name, "versions": rows})
     else:
-        print_table(("version", "digest", "saved at"), [tuple(row.values()) for row in rows])
+        print_table(
+            ("version", "digest", "saved at"), [(saved.version, saved.digest, saved.saved_at) for saved in found]
+        )
 
 
 @click.command()
 @click.argument("kind", type=click.Choice(["journey", "segment"]))
 @json_option
 def schema(kind: str) -> None:
-    """Print the JSON Schema of a journey or segment document, for editors."""
+    """Print the JSON Schema of a document, for editors."""
     print_json(_schema(kind))
 
 
 @click.command()
 @json_option
 def settings() -> None:
-    """List each setting with its value, where it comes from, and what it means."""
+    """List each setting, its origin and its meaning.
+
+    Each is an environment variable. Secrets are masked. The connection to Temporal is set as in all its tools, by
+    TEMPORAL_ADDRESS and its like.
+    """
     found = load_settings()
     rows = [
         {
@@ -206,8 +226,13 @@ def settings() -> None:
     ]
     if wants_json():
         print_json({"settings": rows})
-    else:
-        print_table(("setting", "value", "origin", "meaning"), [tuple(row.values()) for row in rows])
+        return
+    console = people()
+    for row in rows:
+        value = "not set" if row["value"] is None else row["value"]
+        origin = "" if row["origin"] == "default" else "   (from the environment)"
+        console.print(f"[bold]{row['name']}[/] = {escape(str(value))}{origin}")
+        console.print(Padding(Text(str(row["meaning"])), (0, 0, 0, 4)), soft_wrap=False)
 
 
 def described(saved: Saved) -> dict[str, Any]:
@@ -217,13 +242,26 @@ def described(saved: Saved) -> dict[str, Any]:
         "name": saved.name,
         "version": saved.version,
         "digest": saved.digest,
-        "saved_at": saved.saved_at.isoformat().replace("+00:00", "Z"),
+        "saved_at": instant_json(saved.saved_at),
         "definition": content_of(saved.document),
     }
 
 
-def _shown(value: object) -> str | None:
-    return None if value is None else "********" if isinstance(value, SecretStr) else str(value)
+def print_described(saved: Saved) -> None:
+    """Print a saved version for people."""
+    people().print(
+        f"[bold]{saved.name}[/] version {saved.version}, digest {saved.digest}, saved {instant(saved.saved_at)}\n"
+    )
+    print_yaml(content_of(saved.document))
+
+
+def _shown(value: object) -> object:
+    """Give a setting's value as JSON can hold it, and as anybody may see it."""
+    if isinstance(value, SecretStr):
+        return "********"
+    if isinstance(value, dict):
+        return {name: _shown(one) for name, one in value.items()}
+    return str(value) if isinstance(value, Path) else value
 
 
 def _schema(kind: str) -> dict[str, Any]:

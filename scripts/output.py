@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from functools import wraps
 from typing import Any, ParamSpec
 
 import click
+import yaml
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from workflows.errors import DefinitionError, Fault, JourneyError
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 """Exit status: 1 where a retry may help, 2 where the input, the usage or the state has to change."""
+
+UNFOLDED = 1_000
+"""Width of what goes to a file or a pipe: a row stays one line there, so that other programs can read it."""
 
 Arguments = ParamSpec("Arguments")
 
@@ -26,9 +33,34 @@ def wants_json() -> bool:
     return "--json" in sys.argv[1:]
 
 
-def people() -> Console:
-    """The console for people: standard error when standard output carries JSON."""
-    return Console(stderr=wants_json(), highlight=False, soft_wrap=True)
+def people(*, stderr: bool | None = None) -> Console:
+    """Give the console for people.
+
+    Args:
+        stderr: Whether it writes to standard error; null does so when standard output carries JSON.
+
+    Returns:
+        A console as wide as the terminal, or wide enough for any row where there is none.
+    """
+    console = Console(stderr=wants_json() if stderr is None else stderr, highlight=False, soft_wrap=True)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = UNFOLDED
+    return console
+
+
+def instant(value: datetime) -> str:
+    """Write an instant for people: RFC 3339 in UTC, to the second. JSON keeps the whole instant."""
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def instant_json(value: datetime) -> str:
+    """Write an instant for programs: RFC 3339 in UTC, whole."""
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def counted(number: int, what: str) -> str:
+    """Write a number with its noun: `1 error`, `1,200 errors`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def print_json(value: BaseModel | dict[str, Any]) -> None:
@@ -37,37 +69,69 @@ def print_json(value: BaseModel | dict[str, Any]) -> None:
     click.echo(json.dumps(data, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
-    """Print rows for people; numbers stand to the right."""
+def print_yaml(value: dict[str, Any]) -> None:
+    """Print a definition for people, as its author would write it."""
+    click.echo(yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=110), nl=False)
+
+
+def faults_json(faults: Iterable[Fault]) -> list[dict[str, Any]]:
+    """Give faults as JSON: every fault has the same keys, and what is absent is null."""
+    return [{name: value or None for name, value in fault.model_dump(mode="json").items()} for fault in faults]
+
+
+def print_faults_json(faults: Iterable[Fault]) -> None:
+    """Print a failure as one JSON object."""
+    print_json({"ok": False, "errors": faults_json(faults)})
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows for people; numbers stand to the right.
+
+    Args:
+        headings: One for each column.
+        rows: Cells: a `Text` is printed as it is styled, anything else literally, null as nothing.
+    """
     kept = [list(row) for row in rows]
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table = Table(header_style="bold", box=None, pad_edge=False)
     for place, heading in enumerate(headings):
         numeric = bool(kept) and all(isinstance(row[place], int | None) for row in kept)
         table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
     for row in kept:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*(_cell(value) for value in row))
     people().print(table)
+
+
+def _cell(value: object) -> Text:
+    match value:
+        case Text():
+            return value
+        case None:
+            return Text()
+        case bool():
+            return Text("yes" if value else "no")
+        case int():
+            return Text(f"{value:,}")
+        case datetime():
+            return Text(instant(value))
+    return Text(str(value))
 
 
 def print_faults(faults: Iterable[Fault], *, label: str) -> None:
     """Print faults or warnings, each with its place and what to do."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = people(stderr=True)
     style = "bold red" if label == "error" else "yellow"
     for fault in faults:
-        console.print(f"[{style}]{label}[/]: ", end="")
-        console.print(str(fault), markup=False)
+        console.print(Text(label, style=style), Text(str(fault)), sep=": ")
 
 
 def print_failure(error: JourneyError) -> int:
     """Print a failure, for people or as JSON, and give the exit status."""
     if wants_json():
-        errors = [fault.model_dump(mode="json", exclude_none=True) for fault in error.faults]
-        print_json({"ok": False, "errors": errors})
+        print_faults_json(error.faults)
     else:
         print_faults(error.faults, label="error")
         if isinstance(error, DefinitionError):
-            count = len(error.faults)
-            click.echo(f"{count} error{'s' if count != 1 else ''}; nothing was changed", err=True)
+            click.echo(f"{counted(len(error.faults), 'error')}; nothing was changed", err=True)
     return REFUSED if error.refused else FAILED
 
 

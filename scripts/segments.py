@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.markup import escape
 
 from activities.documents.checking import check_documents
 from activities.documents.json_text import parse_json
@@ -18,17 +19,22 @@ from activities.documents.yaml_text import parse_yaml
 from activities.records.catalogue import ImportedSegment
 from activities.segments.counting import count_segment
 from activities.segments.explaining import leaf_table
-from activities.segments.imported import read_members, store_members
+from activities.segments.imported import import_segment as store_list
+from activities.segments.imported import read_members
+from activities.segments.seglang import read_seglang
 from activities.segments.segments import Evaluation, References
-from scripts.documents import described
-from scripts.output import json_option, people, print_faults, print_json, print_table, wants_json
+from activities.tables.schema import Schema
+from scripts.documents import described, print_described
+from scripts.output import faults_json, json_option, people, print_faults, print_json, print_table, wants_json
+from scripts.watching import require_user
 from workers.engine import Engine, is_file, name_and_version
-from workflows.conditions import SUBJECTS, Condition, SegmentRef
+from workflows.conditions import Condition, SegmentRef
 from workflows.documents import SegmentDocument
-from workflows.errors import NotFoundError, RefusedError
+from workflows.errors import RefusedError
 
 
 @click.group()
+@json_option
 def segment() -> None:
     """List, import, save, preview and explain segments."""
 
@@ -36,7 +42,7 @@ def segment() -> None:
 @segment.command(name="list")
 @json_option
 def list_segments() -> None:
-    """List all segments, each with its users, devices and reachable users as of now."""
+    """List all segments and how large each is now."""
     now = datetime.now(UTC)
     rows: list[dict[str, Any]] = []
     with Engine.open() as engine:
@@ -47,14 +53,13 @@ def list_segments() -> None:
                 {
                     "segment": saved.name,
                     "kind": "imported" if isinstance(saved.document, ImportedSegment) else "built",
-                    "version": saved.version,
                     **count.model_dump(mode="json", exclude={"tables"}),
                 }
             )
     if wants_json():
         print_json({"segments": rows})
     else:
-        columns = ("segment", "kind", "version", "users", "devices", "reachable")
+        columns = ("segment", "kind", "users", "devices", "reachable")
         print_table(columns, [[row[column] for column in columns] for row in rows])
 
 
@@ -62,11 +67,17 @@ def list_segments() -> None:
 @click.argument("name")
 @json_option
 def show(name: str) -> None:
-    """Show a saved segment: NAME, or NAME@3 for a version."""
+    """Show a saved segment.
+
+    NAME is its newest version, NAME@3 one that you choose.
+    """
     with Engine.open() as engine:
         base, version = name_and_version(name)
         saved = engine.stores.catalogue.find("segment", base, version)
-    print_json(described(saved))
+    if wants_json():
+        print_json(described(saved))
+    else:
+        print_described(saved)
 
 
 @segment.command(name="import")
@@ -74,9 +85,13 @@ def show(name: str) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--column", help="Column of the ids; left out where it can be told.")
 @click.option("--identifier", type=click.Choice(["user_id", "device_id"]), default="user_id", show_default=True)
+@click.option("--add", is_flag=True, help="Keep the members of the newest version too.")
 @json_option
-def import_segment(name: str, file: Path, column: str | None, identifier: Any) -> None:
-    """Import a CSV FILE of ids as the segment NAME: a new version, or none when nothing changed."""
+def import_segment(name: str, file: Path, column: str | None, identifier: Any, add: bool) -> None:
+    """Import a CSV file of ids as a segment.
+
+    A new version of the segment NAME, or none when it holds these very ids already.
+    """
     with Engine.open() as engine:
         stores = engine.stores
         raw = RawDocument("segment", {"segment": name, "match": {"everyone": "true"}})
@@ -90,11 +105,7 @@ def import_segment(name: str, file: Path, column: str | None, identifier: Any) -
                 identifier=identifier,
                 rejects_dir=engine.settings.rejects,
             )
-            known = [one for one in stores.catalogue.newest("segment") if one.name == name]
-            kept = known[0].document if known else None
-            if not (isinstance(kept, ImportedSegment) and kept.import_id == membership.segment.import_id):
-                store_members(stores.tables, membership)
-            (saved,) = stores.catalogue.save([membership.segment], lambda _: [], datetime.now(UTC))
+            saved = store_list(stores.tables, stores.catalogue, membership, datetime.now(UTC), add=add)
     report = membership.report
     numbers = {
         "rows": report.rows,
@@ -110,27 +121,34 @@ def import_segment(name: str, file: Path, column: str | None, identifier: Any) -
         return
     people().print(
         f"[bold]{name}[/] v{saved.version}{'' if saved.changed else ' (unchanged)'}: "
-        + ", ".join(f"{number} {what}" for what, number in numbers.items())
+        + ", ".join(f"{number:,} {what}" for what, number in numbers.items())
     )
     if report.rejects_file:
-        people().print(f"rows that were left out, with the reason of each: {report.rejects_file}")
+        people().print(f"rows that were left out, with the reason of each: {report.rejects_file}", markup=False)
 
 
 @segment.command()
 @click.argument("name")
-@click.argument("file")
+@click.argument("file", required=False)
+@click.option("--seglang", metavar="EXPRESSION", help='A Pushwoosh expression, such as T("City", eq, "Tokyo").')
 @json_option
-def save(name: str, file: str) -> None:
-    """Save the condition or segment document in FILE, or `-` for standard input, as the segment NAME."""
+def save(name: str, file: str | None, seglang: str | None) -> None:
+    """Save a condition as a segment.
+
+    FILE holds the condition, or a segment document; `-` is standard input. With --seglang the condition is a segment
+    expression of Pushwoosh in place of a file. It becomes a new version of NAME.
+    """
+    if (file is None) == (seglang is None):
+        raise click.UsageError("give either FILE or --seglang EXPRESSION")
     with Engine.open() as engine:
-        raw = _one_segment(file, name)
+        raw = _one_segment(file, name) if file is not None else _from_seglang(engine, seglang or "", name)
         if raw.name != name:
             raise RefusedError(
                 f"{file!r} holds the segment {raw.name!r}, not {name!r}: rename one of them", code="name"
             )
         report = save_documents(engine.stores, [raw], datetime.now(UTC), rejects_dir=engine.settings.rejects)
     if wants_json():
-        print_json(report)
+        print_json({**report.model_dump(mode="json"), "warnings": faults_json(report.warnings)})
         return
     print_faults(report.warnings, label="warning")
     for one in report.saved:
@@ -142,7 +160,10 @@ def save(name: str, file: str) -> None:
 @click.option("--ids", is_flag=True, help="List the user ids, sorted.")
 @json_option
 def preview(source: str, ids: bool) -> None:
-    """Count who is in a segment now: a saved one, one in a file, or a condition on standard input."""
+    """Count who is in a segment now.
+
+    A saved one (NAME or NAME@3), one in a FILE, or a condition on standard input (`-`).
+    """
     with Engine.open() as engine:
         _, found, _, _ = _meant(engine, source)
         count = count_segment(engine.stores, found)
@@ -152,7 +173,8 @@ def preview(source: str, ids: bool) -> None:
         return
     if user_ids is not None:
         click.echo("\n".join(user_ids))
-    people().print(f"users {count.users}, devices {count.devices}, reachable {count.reachable}")
+    sizes = f"users {count.users:,}, devices {count.devices:,}, reachable {count.reachable:,}"
+    people(stderr=ids or None).print(sizes)  # the list of ids stays a list
 
 
 @segment.command()
@@ -160,21 +182,20 @@ def preview(source: str, ids: bool) -> None:
 @click.argument("user")
 @json_option
 def explain(source: str, user: str) -> None:
-    """Tell why USER is in a segment or not: each part, with the value found and whether it is true."""
+    """Tell why a user is in a segment, or not.
+
+    Each part of the condition, with the value found for USER and whether it is true.
+    """
     with Engine.open() as engine:
         condition, found, zone, references = _meant(engine, source)
         snapshot = engine.stores.segments.snapshot(found.tables)
-        everybody = snapshot.users.select("user_id")
-        if engine.stores.tables.collect(everybody.filter(user_id=user)).is_empty():
-            raise NotFoundError(
-                f"there is no user {user!r} in the table users", hint="see what is imported: journeys tables"
-            )
+        require_user(engine, user)
         tree = leaf_table(condition, snapshot, as_of=found.as_of, zone=zone, resolve=references, user_id=user)
     member = bool(tree["true"])
     if wants_json():
-        print_json({"user_id": user, "member": member, "tree": tree, "tables": found.tables})
+        print_json({"member": member, "tree": tree})
         return
-    people().print(f"[bold]{user}[/] is {'in' if member else 'not in'} {source}")
+    people().print(f"[bold]{escape(user)}[/] is {'in' if member else 'not in'} {escape(source)}")
     _print_tree(tree, 0)
 
 
@@ -214,6 +235,14 @@ def _meant(engine: Engine, source: str) -> tuple[Condition, Evaluation, str, Ref
     return condition, found, zone, references
 
 
+def _from_seglang(engine: Engine, expression: str, name: str) -> RawDocument:
+    """Read a segment expression as a segment document."""
+    schema: Schema = {table: engine.stores.tables.schema(table) for table in ("users", "devices")}
+    condition = read_seglang(expression, schema)
+    match = condition.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return RawDocument("segment", {"segment": name, "match": match})
+
+
 def _one_segment(source: str, name: str) -> RawDocument:
     """Read one segment document; a bare condition is taken for one with the given name."""
     if source == "-":
@@ -242,7 +271,7 @@ def _bare_condition(text: str, shown: str, folder: Path, name: str, form: Any) -
     if faults or len(trees) != 1 or not isinstance(trees[0].data, dict):
         return None
     tree = trees[0]
-    if "match" in tree.data or "journey" in tree.data or not set(SUBJECTS) & set(tree.data):
+    if {"match", "journey", "title", "timezone"} & set(tree.data):
         return None
     positions = Positions(
         {("match", *path): place for path, place in tree.positions.values.items()},

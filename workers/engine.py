@@ -216,6 +216,21 @@ class Engine:
         )
         return plan_journey(self.stores, document, at, versions=versions, references=references)
 
+    def prepare(self, name: str) -> Saved:
+        """Find the journey that a start means; a file is checked and saved.
+
+        Args:
+            name: A saved journey as `NAME` or `NAME@3`, or a file.
+
+        Returns:
+            The saved version.
+
+        Raises:
+            DefinitionError: The file has faults.
+            NotFoundError: There is no such journey.
+        """
+        return self._save_one(name) if is_file(name) else self._find(name)
+
     async def start(self, name: str, *, client: Client | None = None) -> StartReport:
         """Start a journey, and return when its audience is evaluated.
 
@@ -234,7 +249,7 @@ class Engine:
             NoWorker: No worker answers; the journey is started and waits for one.
             JourneyFailed: The workflow failed at once, with what it said.
         """
-        found = await asyncio.to_thread(self._save_one, name) if is_file(name) else self._find(name)
+        found = await asyncio.to_thread(self.prepare, name)
         reached = client or await connect(self.settings)
         workflow_id = journey_workflow_id(found.name)
         document = self._document(found)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from activities.push.claims import Claims
 from activities.push.devices import Profiles
+from activities.push.rates import Rates
 from activities.records.catalogue import Catalogue
 from activities.records.database import Database
 from activities.records.ledger import Ledger
@@ -32,16 +34,20 @@ def open_stores(settings: Settings) -> Iterator[Stores]:
     database = Database(settings.database_url)
     try:
         database.create()
-        tables = Tables(settings.tables_root)
+        tables = Tables(settings.tables_root, settings.storage_options)
         catalogue = Catalogue(database)
         segments = Segments(tables, catalogue, settings.timezone)
+        ledger = Ledger(database)
+        claims = Claims(ledger)
         yield Stores(
             tables=tables,
             catalogue=catalogue,
-            ledger=Ledger(database),
+            ledger=ledger,
             segments=segments,
             memberships=Memberships(segments, settings.freshness, settings.membership_megabytes << 20),
-            profiles=Profiles(tables, settings.push_provider),
+            profiles=Profiles(tables, settings.push_provider, claims),
+            claims=claims,
+            rates=Rates(database),
             snapshots=settings.snapshots,
         )
     finally:

@@ -16,8 +16,10 @@ from activities.entry import EntryActivities
 from activities.life import LifeActivities
 from activities.push.delivery import PushActivities
 from activities.stores import Stores
+from activities.upkeep import UpkeepActivities
 from workflows.contracts import JOURNEYS_QUEUE, PUSH_QUEUE, USERS_QUEUE
 from workflows.journey import Journey
+from workflows.upkeep import Upkeep
 from workflows.user_journey import UserJourney
 
 LIGHT_MODULES = (
@@ -29,12 +31,13 @@ LIGHT_MODULES = (
     "workflows.documents",
     "workflows.errors",
     "workflows.graph",
+    "workflows.messages",
     "workflows.operators",
     "workflows.scalars",
 )
 """Modules that the sandbox takes from the worker: pure, and preparing a run without them takes 5 ms in place of 1."""
 
-WORKFLOWS: dict[str, list[type]] = {JOURNEYS_QUEUE: [Journey], USERS_QUEUE: [UserJourney], PUSH_QUEUE: []}
+WORKFLOWS: dict[str, list[type]] = {JOURNEYS_QUEUE: [Journey, Upkeep], USERS_QUEUE: [UserJourney], PUSH_QUEUE: []}
 """The workflows of each task queue."""
 
 
@@ -49,7 +52,13 @@ def activities_of(stores: Stores) -> dict[str, list[Callable[..., Any]]]:
     """
     life, enrolment = LifeActivities(stores), EnrolmentActivities(stores)
     return {
-        JOURNEYS_QUEUE: [life.open_journey, life.wait_until_empty, life.close_journey, life.count],
+        JOURNEYS_QUEUE: [
+            life.open_journey,
+            life.wait_until_empty,
+            life.close_journey,
+            life.count,
+            UpkeepActivities(stores).upkeep,
+        ],
         USERS_QUEUE: [
             EntryActivities(stores).entry,
             ConditionSplitActivities(stores).condition_split,

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from workflows.conditions import Zone
 from workflows.errors import DefinitionError, Fault
 
 PREFIX = "JOURNEYS_"
 HOME_NAME = ".journeys"
+SECRETS = {"database", "table_options"}
+"""Settings that hold secrets: what is wrong with them is told without quoting them."""
 
 
 class Settings(BaseSettings):
@@ -32,7 +35,9 @@ class Settings(BaseSettings):
     database: SecretStr | None = None
     """SQLAlchemy address of catalogue and ledger; left out: a SQLite file in the home."""
     tables: str | None = None
-    """Folder of the audience tables; left out: `tables` in the home."""
+    """Folder of the audience tables, or an address such as `s3://bucket/tables`; left out: `tables` in the home."""
+    table_options: Annotated[dict[str, SecretStr] | None, NoDecode] = None
+    """Credentials and options of the object store that holds the tables, as one JSON object of strings."""
     timezone: Zone = "UTC"
     """Zone of calendar days where a segment or journey names none."""
     freshness_seconds: float = Field(default=60, ge=0)
@@ -61,6 +66,19 @@ class Settings(BaseSettings):
             raise ValueError("the only provider is 'outbox'")
         return value
 
+    @field_validator("table_options", mode="before")
+    @classmethod
+    def _json_of_strings(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            options = json.loads(value)
+        except ValueError:
+            options = None
+        if not isinstance(options, dict) or not all(isinstance(option, str) for option in options.values()):
+            raise ValueError('write one JSON object of strings, such as {"AWS_REGION": "eu-west-3"}')
+        return options
+
     @property
     def freshness(self) -> timedelta:
         """`freshness_seconds` as a duration."""
@@ -77,6 +95,13 @@ class Settings(BaseSettings):
     def tables_root(self) -> str:
         """Where the audience tables are."""
         return self.tables or str(self.home / "tables")
+
+    @property
+    def storage_options(self) -> dict[str, str] | None:
+        """`table_options`, readable."""
+        if self.table_options is None:
+            return None
+        return {name: value.get_secret_value() for name, value in self.table_options.items()}
 
     @property
     def snapshots(self) -> Path:
@@ -146,6 +171,6 @@ def _fault(error: dict[str, Any]) -> Fault:
     return Fault(
         code="wrong-setting",
         path=f"{PREFIX}{name}".upper(),
-        message=f"{error['input']!r} is refused: {error['msg']}",
+        message=f"{'the value' if name in SECRETS else repr(error['input'])} is refused: {error['msg']}",
         hint="see: journeys settings",
     )

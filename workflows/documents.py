@@ -11,9 +11,10 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from workflows.conditions import Condition, Duration, Zone
+from workflows.messages import Document, Message
 
 Name: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=80)]
 """A name of a journey or segment: lower-case letters, digits, hyphens."""
@@ -34,19 +35,6 @@ BRANCH_LABELS = {
 """What a person reads for each fixed branch."""
 
 
-class Document(BaseModel):
-    """What every model of a document shares: immutable, strict about keys, text where text is meant."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        coerce_numbers_to_str=True,
-        populate_by_name=True,
-        serialize_by_alias=True,
-    )
-
-
 class SegmentDocument(Document):
     """A saved condition: the set of users for whom it is true."""
 
@@ -58,28 +46,6 @@ class SegmentDocument(Document):
     """Zone of calendar days; left out: the setting `JOURNEYS_TIMEZONE`, then UTC."""
     match: Condition
     """The condition."""
-
-
-class MessageTexts(Document):
-    """Texts of a push in one language. Each may be a Liquid template."""
-
-    title: str | None = None
-    """The headline."""
-    subtitle: str | None = None
-    """The line under the headline, where the platform shows one."""
-    body: str | None = None
-    """The text."""
-    link: str | None = None
-    """Where a tap leads: a deep link or an address."""
-
-
-class Message(MessageTexts):
-    """What a push says: base texts, and texts for some languages."""
-
-    title: str
-    body: str
-    languages: dict[str, MessageTexts] = Field(default_factory=dict)
-    """Texts by language tag. A device in `fr-CA` gets `fr-CA`, else `fr`, else the base texts, for the whole push."""
 
 
 class AudienceEntry(Document):
@@ -120,12 +86,27 @@ class PushBranches(Document):
     """Where everybody else goes."""
 
 
+class FrequencyCap(Document):
+    """At most so many marketing pushes to one user in a rolling period."""
+
+    at_most: Annotated[int, Field(ge=1)]
+    """How many."""
+    per: Duration
+    """The period that ends now, such as `7d`."""
+
+
 class Push(Document):
     """Sends a message to the user's reachable devices."""
 
     kind: Literal["push"]
     purpose: Literal["marketing", "transactional"] = "marketing"
-    """Marketing respects caps and silence and is never sent again after an unknown outcome; transactional is."""
+    """Marketing respects frequency caps and is never sent again after an unknown outcome; transactional is."""
+    devices: Condition | None = None
+    """Only devices for which this is true; left out: every reachable one."""
+    send_to: Literal["all", "latest"] = "all"
+    """All of these devices, or only the one last seen."""
+    frequency_cap: Literal["ignore"] | FrequencyCap | None = None
+    """A cap of this push's own, beside the general one; `ignore` is held back by none and counts for none."""
     message: Message
     """What is said."""
     next: ElementId | None = None

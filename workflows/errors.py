@@ -8,6 +8,7 @@ JourneyError
 ├── ImportRefused       a file cannot be imported as it is                refused, never retried
 ├── NotWarm             the answer needs more than a look-up              the ordinary activity takes over
 ├── StillInside         users are still inside the journey                retried: a poll, not a fault
+├── WorkerStopping      long work gives way to a restart          another worker goes on
 ├── StoreUnavailable    tables, catalogue or ledger cannot be reached     retried, visible to operators
 └── PushError           a provider cannot be used                         retried, visible to operators
 ```
@@ -133,6 +134,12 @@ class StillInside(JourneyError):
     code = "still-inside"
 
 
+class WorkerStopping(JourneyError):
+    """Long work ends early because its worker was told to stop: another worker goes on."""
+
+    code = "worker-stopping"
+
+
 class StoreUnavailable(JourneyError):
     """Tables, catalogue or ledger cannot be reached: work waits and goes on."""
 
@@ -155,7 +162,7 @@ def as_application_error(error: JourneyError, *, next_retry_delay: timedelta | N
     Returns:
         The failure to raise from an activity: its type is the class name, its first detail the list of faults.
     """
-    benign = isinstance(error, NotWarm | StillInside)
+    benign = isinstance(error, NotWarm | StillInside | WorkerStopping)
     return ApplicationError(
         error.message[:MAX_MESSAGE_CHARACTERS],
         [fault.model_dump(exclude_defaults=True) for fault in error.faults[:50]],

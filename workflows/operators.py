@@ -6,11 +6,23 @@ false, whatever the operator, except `is_not_set`. What a text means is decided 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Self, TypeAlias, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    ModelWrapValidatorHandler,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 from pydantic.config import JsonDict
+from pydantic_core import ErrorDetails, InitErrorDetails
+from pydantic_core.core_schema import ErrorType
 
 from workflows.scalars import Boolean, Duration, Factor, Text, Whole, Yes, is_true, nearest, quoted, refusal
 
@@ -50,20 +62,57 @@ class Node(BaseModel):
     misplaced: ClassVar[Mapping[str, str]] = {}
     """Keys that people write here and that belong elsewhere, each with where."""
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _known_keys(cls, data: Any) -> Any:
+    def _known_keys(cls, data: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        """Word the keys that are not known, beside whatever else is wrong, so that two typos are two faults."""
         if not isinstance(data, Mapping):
-            return data
+            return read(data)
+        found = [
+            InitErrorDetails(type=refusal("no-value", f"`{key}` is null: leave it out, or give it a value"), input=data)
+            for key, value in data.items()
+            if value is None
+        ]
+        try:
+            made = read(data)
+        except ValidationError as error:
+            found += cls._reworded(data, error.errors(include_url=False))
+        else:
+            if not found:
+                return made
+        raise ValidationError.from_exception_data(cls.__name__, found)
+
+    @classmethod
+    def _reworded(cls, data: Mapping[str, Any], problems: list[ErrorDetails]) -> Iterator[InitErrorDetails]:
+        """Give the faults that were found, in our words where a key is not known."""
         keys = [field.alias or name for name, field in cls.model_fields.items()]
-        for key, value in data.items():
-            if key not in keys and key not in cls.model_fields:
+        meant: set[str] = set()
+        for problem in problems:
+            if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
+                key = problem["loc"][0]
                 near = nearest(str(key), keys)
+                meant.update(near[:1])
                 known = f"did you mean {quoted(near)}?" if near else f"known are {quoted(keys)}"
-                raise refusal("unknown-key", f"{key!r} is not known here: {cls.misplaced.get(key) or known}")
-            if value is None:
-                raise refusal("no-value", f"`{key}` is null: leave it out, or give it a value")
-        return data
+                text = f"{key!r} is not known here: {cls.misplaced.get(str(key)) or known}"
+                yield InitErrorDetails(type=refusal("unknown-key", text), input=data)
+        for problem in problems:
+            own = problem["loc"][0] if len(problem["loc"]) == 1 else None
+            missing = problem["type"] == "missing" and own in meant
+            # One typo is one fault, and what is null has been told to be.
+            if not (own and (problem["type"] == "extra_forbidden" or missing or problem["input"] is None)):
+                yield _again(problem)
+
+
+def _again(problem: ErrorDetails) -> InitErrorDetails:
+    """Take a fault that was found into the list of all faults."""
+    kind = problem["type"]
+    if kind not in _BUILT_IN:
+        return InitErrorDetails(type=refusal(kind, problem["msg"]), loc=problem["loc"], input=problem["input"])
+    return InitErrorDetails(type=kind, loc=problem["loc"], input=problem["input"], ctx=problem.get("ctx", {}))
+
+
+_BUILT_IN = frozenset(get_args(ErrorType))
+"""Pydantic's own kinds of faults; any other is worded by a validator of ours."""
 
 
 class AttributeRef(Node):

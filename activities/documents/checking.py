@@ -99,7 +99,9 @@ def check_documents(
     for raw in raws:
         model = JourneyDocument if raw.kind == "journey" else SegmentDocument
         try:
-            checked.documents.append((raw, model.model_validate(raw.data)))
+            # Names of fields that a document spells otherwise, such as `is_`, are not for documents.
+            document = model.model_validate(raw.data, by_alias=True, by_name=False)
+            checked.documents.append((raw, document))
         except ValidationError as error:
             checked.faults += faults_of(error, raw, model)
     _repeated_names(checked)
@@ -148,6 +150,9 @@ def _document_faults(
         for name, element in document.elements.items():
             if isinstance(element, Push):
                 faults += message_faults(element.message, ("elements", name, "message"), schema)
+                if element.devices is not None:
+                    place = ("elements", name, "devices")
+                    faults += check_condition(element.devices, schema, at=place, segments=known, subject="device")
     return faults
 
 

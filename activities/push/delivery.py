@@ -1,25 +1,80 @@
-"""The push activity: choose the devices, render the message, hand it over, write down what became of it."""
+"""The push activity: choose the devices, render the message, claim, send, write down what became of it."""
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from temporalio import activity
 
 from activities.faults import as_failures
-from activities.push.devices import OUTBOX, Profile
-from activities.push.messages import MissingValue, Rendered, render
+from activities.push.claims import (
+    ACCEPTED,
+    CLAIMABLE,
+    CLAIMED,
+    GAVE_UP,
+    OUTCOMES,
+    REFUSED,
+    TOKEN_DEAD,
+    UNKNOWN,
+    WITHDRAWN,
+    Cap,
+)
+from activities.push.composing import Composed, compose
+from activities.push.devices import OUTBOX
+from activities.push.messages import Rendered
+from activities.push.provider import Answer, Notification, PayloadTooLarge, Provider, Target, Verdict
+from activities.records.catalogue import SavedJourney
 from activities.records.ledger import instant
 from activities.stores import Stores, outcome_of
+from workflows.conditions import duration
 from workflows.contracts import Outcome, Visit
-from workflows.documents import JourneyDocument, Push
-from workflows.errors import NotFoundError, PushError
+from workflows.documents import FrequencyCap, Push
+from workflows.errors import NotFoundError, PushError, as_application_error
 
-ACCEPTED = "accepted"
-NO_REACHABLE_DEVICE = "skipped: no-reachable-device"
-VALUE_MISSING = "skipped: value-missing"
+CAPPED = "skipped: capped"
+RATE_PATIENCE_SECONDS = 20.0
+"""How long a try waits for a provider's allowance before it leaves the waiting to the server."""
+RESENDS_AT_ONCE = 3
+"""Tries within one attempt of what a provider has provably not processed."""
+RESEND_PAUSE_SECONDS = 0.2
+RETRY_FLOOR_SECONDS = 10.0
+"""Shortest wait before trying again, where a provider names none (Google's page "scale-fcm": at least 10 seconds)."""
+BROKEN_SECONDS = 60.0
+"""How long a provider whose credentials were refused is left alone, by one worker."""
+
+USER_OUTCOMES = (ACCEPTED, UNKNOWN, REFUSED, TOKEN_DEAD, GAVE_UP, WITHDRAWN)
+"""What is said of a user with several devices: the first of these that one of them met."""
+
+WORDS = {
+    ACCEPTED: "accepted",
+    UNKNOWN: "with no answer",
+    REFUSED: "refused",
+    TOKEN_DEAD: "with a dead address",
+    GAVE_UP: "given up",
+    WITHDRAWN: "gone meanwhile",
+}
+
+
+@dataclass(frozen=True)
+class DeliveryRules:
+    """How pushes are delivered, whatever they say.
+
+    Attributes:
+        cap: The frequency cap over all journeys; None for none.
+        patience: Longest time for which a push is tried again; a message's time to live may be shorter.
+    """
+
+    cap: Cap | None = None
+    patience: timedelta = timedelta(hours=1)
 
 
 class PushActivities:
@@ -27,10 +82,17 @@ class PushActivities:
 
     Args:
         stores: Tables, catalogue and ledger.
+        providers: The providers that are set up, by name; the outbox needs none.
+        rules: How pushes are delivered.
     """
 
-    def __init__(self, stores: Stores) -> None:
+    def __init__(
+        self, stores: Stores, providers: Mapping[str, Provider] | None = None, rules: DeliveryRules | None = None
+    ) -> None:
         self._stores = stores
+        self._providers = dict(providers or {})
+        self._rules = rules or DeliveryRules()
+        self._broken: dict[str, tuple[float, str]] = {}
 
     @activity.defn(name="push")
     @as_failures
@@ -44,28 +106,132 @@ class PushActivities:
             The branch taken; a user who cannot be reached goes on too, with the reason.
 
         Raises:
-            ApplicationError: Tables or ledger cannot be reached, which Temporal retries; or the version is unknown,
-                which it does not.
+            ApplicationError: A store or a provider cannot be used, or slows us down, which Temporal retries when told;
+                or the version is unknown, which it does not.
         """
         stores = self._stores
         saved = stores.catalogue.journey(visit.digest)
         element = saved.document.elements[visit.element]
         if not isinstance(element, Push):
             raise NotFoundError(f"{visit.element!r} is no push of {visit.journey!r}")
-        profile = await stores.profiles.look_up(visit.user_id)
-        outcome, because, messages = compose(element, saved.document, profile)
-        branch = "next" if element.branches is None else ("accepted" if outcome == ACCEPTED else "not_accepted")
-        sent = [self._row(visit, device, message) for device, message in messages]
-        answer = outcome_of(saved, visit.element, branch, because)
-        # The outbox is a table of the ledger, so its pushes and the outcome are one commit: sent exactly once.
-        return await stores.ledger.record(visit, answer, outcome=outcome, sent=sent)
+        zone = saved.document.timezone or stores.segments.zone
+        profile = await stores.profiles.look_up(visit.user_id, element.devices, zone, visit.now)
+        composed = compose(element, saved.document, profile)
+        if not composed.messages:
+            answer = outcome_of(saved, visit.element, _branch(element, False), composed.because)
+            return await stores.ledger.record(visit, answer, outcome=composed.outcome)
+        return await self._deliver(visit, saved, element, composed)
 
-    def _row(self, visit: Visit, device: dict[str, Any], message: Rendered) -> dict[str, Any]:
-        if device["provider"] != OUTBOX:
-            raise PushError(
-                f"device {device['device_id']!r} names the provider {device['provider']!r}, which this worker does not "
-                f"have: it has {OUTBOX!r}. Import the device again with another provider, or without one"
+    async def _deliver(self, visit: Visit, saved: SavedJourney, element: Push, composed: Composed) -> Outcome:
+        """Claim what may be sent, send it, settle it; raise where some of it has to wait."""
+        claims, messages = self._stores.claims, {str(device["device_id"]): one for device, one in composed.messages}
+        devices = {str(device["device_id"]): device for device, _ in composed.messages}
+        remote = {str(device["provider"]) for device in devices.values()} - {OUTBOX}
+        await self._require_allowance(remote, devices)
+        resend = element.purpose == "transactional"
+
+        def finish(outcomes: Counter[str]) -> tuple[Outcome, str]:
+            return _finished(saved, visit.element, element, outcomes)
+
+        claim = await claims.claim(
+            visit,
+            [self._row(visit, element, device, messages[name]) for name, device in devices.items()],
+            resend=resend,
+            caps=self._caps(element),
+            finish=finish,
+            now=visit.now,
+        )
+        if claim.stored is not None:
+            return claim.stored
+        if claim.capped:
+            answer = outcome_of(saved, visit.element, _branch(element, False), "the frequency cap is reached")
+            return await self._stores.ledger.record(visit, answer, outcome=CAPPED)
+        sending = [name for name in claim.send if name in devices]
+        answers = dict(
+            zip(
+                sending,
+                await asyncio.gather(*(self._send(visit, element, devices[name], messages[name]) for name in sending)),
+                strict=True,
             )
+        )
+        left = self._seconds_left(element)
+        stored = await claims.settle(
+            visit, answers, resend=resend, give_up=left <= 0, finish=finish, now=datetime.now(UTC)
+        )
+        if stored is not None:
+            return stored
+        raise self._later(visit, answers, left)
+
+    async def _require_allowance(self, providers: set[str], devices: Mapping[str, Mapping[str, Any]]) -> None:
+        """Wait for the providers' allowances before anything is claimed, so that waiting leaves nothing unknown."""
+        for name in sorted(providers):
+            if name not in self._providers:
+                known = ", ".join(sorted({OUTBOX, *self._providers}))
+                raise as_application_error(
+                    PushError(
+                        f"a device names the provider {name!r}, which this worker does not have: it has {known}. Set "
+                        "it up, see `journeys settings`, or import the device again without it"
+                    ),
+                    next_retry_delay=timedelta(seconds=BROKEN_SECONDS),
+                )
+            until, said = self._broken.get(name, (0.0, ""))
+            if (left := until - time.monotonic()) > 0:
+                raise as_application_error(
+                    PushError(f"{name} refuses our credentials: {said}. Mend its key; pushes wait and go on"),
+                    next_retry_delay=timedelta(seconds=left + 1),
+                )
+            for _ in range(sum(device["provider"] == name for device in devices.values())):
+                if not await self._stores.rates.take(name, RATE_PATIENCE_SECONDS):
+                    raise as_application_error(
+                        PushError(f"the allowance of {name} is used up: this push waits its turn"),
+                        next_retry_delay=timedelta(seconds=RETRY_FLOOR_SECONDS),
+                    )
+
+    async def _send(self, visit: Visit, element: Push, device: Mapping[str, Any], message: Rendered) -> Answer:
+        """Send to one device; again at once where the provider has provably not processed it."""
+        provider = self._providers[device["provider"]]
+        notification = notification_of(visit, element, device, message)
+        target = target_of(visit.user_id, device)
+        answer = Answer(Verdict.NOT_SENT)
+        for attempt in range(RESENDS_AT_ONCE):
+            try:
+                answer = await provider.send(notification, target)
+            except PayloadTooLarge as error:
+                return Answer(Verdict.MESSAGE_BAD, str(error))
+            if answer.verdict is not Verdict.NOT_SENT:
+                break
+            await asyncio.sleep(RESEND_PAUSE_SECONDS * (attempt + 1))
+        if answer.verdict is Verdict.CONFIG_BAD:
+            self._broken[provider.name] = (time.monotonic() + BROKEN_SECONDS, answer.detail)
+            activity.logger.error("%s refuses our credentials: %s", provider.name, answer.detail)
+        return answer
+
+    def _later(self, visit: Visit, answers: Mapping[str, Answer], left: float) -> Exception:
+        """Say when to try again: what the provider asked for, spread a little so that users do not come back as one."""
+        waiting = [one for one in answers.values() if OUTCOMES[one.verdict] in (*CLAIMABLE, UNKNOWN)]
+        delay = max([answer.retry_after or RETRY_FLOOR_SECONDS for answer in waiting], default=RETRY_FLOOR_SECONDS)
+        spread = 1 + int.from_bytes(hashlib.sha256(visit.passage.encode()).digest()[:2]) / 65_536 / 5
+        said = ", ".join(sorted({answer.detail for answer in waiting if answer.detail}))
+        return as_application_error(
+            PushError(f"the push waits: {said or 'not now'}"),
+            next_retry_delay=timedelta(seconds=min(delay * spread, left + 1)),
+        )
+
+    def _seconds_left(self, element: Push) -> float:
+        """How long this push is worth trying, counted from when Temporal scheduled it."""
+        worth = min(duration(element.message.ttl), self._rules.patience)
+        return (activity.info().scheduled_time + worth - datetime.now(UTC)).total_seconds()
+
+    def _caps(self, element: Push) -> list[Cap]:
+        if element.purpose == "transactional" or element.frequency_cap == "ignore":
+            return []
+        own = element.frequency_cap
+        found = [Cap(own.at_most, duration(own.per))] if isinstance(own, FrequencyCap) else []
+        return [*found, self._rules.cap] if self._rules.cap is not None else found
+
+    def _row(self, visit: Visit, element: Push, device: Mapping[str, Any], message: Rendered) -> dict[str, Any]:
+        """Make the ledger's row of one push. The outbox is the ledger, so there a claim is an acceptance."""
+        counts = element.purpose == "marketing" and element.frequency_cap != "ignore"
         return {
             "passage": visit.passage,
             "step": visit.step,
@@ -75,13 +241,14 @@ class PushActivities:
             "element": visit.element,
             "user_id": visit.user_id,
             "at": instant(visit.now),
-            "provider": OUTBOX,
-            "outcome": ACCEPTED,
+            "provider": device["provider"],
+            "outcome": ACCEPTED if device["provider"] == OUTBOX else CLAIMED,
             "title": message.title,
-            "message": json.dumps(
-                {**message.model_dump(exclude_none=True), "push_id": push_id(visit, device["device_id"])},
-                ensure_ascii=False,
-            ),
+            "message": json.dumps(message.model_dump(exclude_none=True), ensure_ascii=False),
+            "token": device.get("token"),
+            "push_id": push_id(visit, device["device_id"]),
+            "attempts": 1,
+            "capped_by": int(counts),
         }
 
 
@@ -90,29 +257,48 @@ def push_id(visit: Visit, device_id: str) -> str:
     return str(uuid5(NAMESPACE_URL, f"{visit.passage}/{visit.step}/{device_id}"))
 
 
-def compose(
-    element: Push, document: JourneyDocument, profile: Profile
-) -> tuple[str, str, list[tuple[dict[str, Any], Rendered]]]:
-    """Work out what a push would do for one user.
+def notification_of(visit: Visit, element: Push, device: Mapping[str, Any], message: Rendered) -> Notification:
+    """Make what a provider is given from a rendered message."""
+    found, identity = element.message, push_id(visit, device["device_id"])
+    # A repeat of the same push replaces it on the screen; another push never does.
+    collapse = found.collapse_key or hashlib.sha256(f"{visit.passage}/{visit.step}".encode()).hexdigest()[:24]
+    return Notification(
+        push_id=identity,
+        title=message.title,
+        body=message.body,
+        subtitle=message.subtitle,
+        image=message.image,
+        link=message.link,
+        data={**message.data, "push_id": identity, "journey": visit.journey, "element": visit.element},
+        badge=found.badge,
+        sound=found.sound,
+        ttl_seconds=int(min(duration(found.ttl), timedelta(days=28)).total_seconds()),
+        priority=found.priority,
+        collapse_key=collapse,
+        overrides={platform: json.loads(text) for platform, text in found.platforms.items()},
+    )
 
-    Args:
-        element: The push.
-        document: The journey.
-        profile: The user.
 
-    Returns:
-        The outcome, the reason for a person, and a message for each device that gets one.
-    """
-    if not profile.devices:
-        return NO_REACHABLE_DEVICE, "no device is opted in with an address", []
-    journey = {"id": document.journey, "title": document.title}
-    messages: list[tuple[dict[str, Any], Rendered]] = []
-    for device in profile.devices:
-        language = device.get("language") or profile.user.get("language")
-        values = {"user": profile.user, "device": device, "journey": journey}
-        try:
-            messages.append((dict(device), render(element.message, language, values)))
-        except MissingValue as missing:
-            return VALUE_MISSING, str(missing), []
-    plural = "s" if len(messages) > 1 else ""
-    return ACCEPTED, f"{len(messages)} device{plural}", messages
+def target_of(user_id: str, device: Mapping[str, Any]) -> Target:
+    """Make a provider's address from a device's row."""
+    return Target(
+        device_id=device["device_id"],
+        user_id=user_id,
+        platform=device.get("platform", ""),
+        token=device.get("token", ""),
+    )
+
+
+def _branch(element: Push, accepted: bool) -> str:
+    if element.branches is None:
+        return "next"
+    return "accepted" if accepted else "not_accepted"
+
+
+def _finished(saved: SavedJourney, name: str, element: Push, outcomes: Counter[str]) -> tuple[Outcome, str]:
+    """Make the visit's outcome from its devices' outcomes."""
+    outcome = next((one for one in USER_OUTCOMES if outcomes[one]), GAVE_UP)
+    said = ", ".join(f"{number} {WORDS[one]}" for one in USER_OUTCOMES if (number := outcomes[one]))
+    plural = "s" if outcomes.total() > 1 else ""
+    because = f"{outcomes.total()} device{plural}: {said}"
+    return outcome_of(saved, name, _branch(element, outcome == ACCEPTED), because), outcome

@@ -14,11 +14,19 @@ from typing import Any
 
 import polars as pl
 
+from activities.push.claims import Claims
+from activities.segments.predicates import device_predicate
 from activities.tables.delta import Tables
+from activities.tables.schema import kind_of
+from workflows.conditions import Condition
 from workflows.contracts import Versions
 
 BATCH_LIMIT = 2_000
 """Most users that share one scan."""
+
+MEANT = "\x1fmeant"
+SINCE = "\x1fsince"
+"""Columns of ours beside the table's: no import can name a column so."""
 
 OUTBOX = "outbox"
 """The provider that needs no address: a push is a row in the ledger."""
@@ -61,11 +69,22 @@ class Profile:
 
     Attributes:
         user: Attributes that have a value, as templates see them.
-        devices: Reachable devices, by device id; attributes that have a value.
+        devices: Reachable devices for which the push's condition is true, by device id; attributes that have a value.
+        reachable: How many devices are reachable, whatever the condition.
     """
 
     user: Mapping[str, Any]
     devices: list[Mapping[str, Any]]
+    reachable: int = 0
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is asked of a user: only equal questions share a scan."""
+
+    user_id: str
+    devices: Condition | None
+    zone: str
 
 
 class Profiles:
@@ -74,35 +93,49 @@ class Profiles:
     Args:
         tables: The audience tables.
         default_provider: The provider of devices that name none.
+        claims: Knows the addresses that providers called dead.
     """
 
-    def __init__(self, tables: Tables, default_provider: str) -> None:
+    def __init__(self, tables: Tables, default_provider: str, claims: Claims) -> None:
         self._tables = tables
+        self._claims = claims
         self.default_provider = default_provider
-        self._waiting: dict[str, asyncio.Future[Profile]] = {}
+        self._waiting: dict[_Question, asyncio.Future[Profile]] = {}
+        self._now = datetime.min.replace(tzinfo=UTC)
         self._running: asyncio.Task[None] | None = None
 
-    async def look_up(self, user_id: str) -> Profile:
-        """Give one user's row and reachable devices, as of now.
+    async def look_up(self, user_id: str, devices: Condition | None, zone: str, now: datetime) -> Profile:
+        """Give one user's row and reachable devices, as the tables are now.
+
+        Args:
+            user_id: The user.
+            devices: Only devices for which this is true; None for all.
+            zone: The zone of the condition's calendar days.
+            now: The instant of the push, UTC.
+
+        Returns:
+            The profile; empty for a user whom the tables do not know.
 
         Raises:
             StoreUnavailable: The tables cannot be reached. Temporal retries.
         """
-        future = self._waiting.get(user_id)
+        self._now = max(self._now, now)
+        question = _Question(user_id, devices, zone)
+        future = self._waiting.get(question)
         if future is None:
-            future = self._waiting[user_id] = asyncio.get_running_loop().create_future()
+            future = self._waiting[question] = asyncio.get_running_loop().create_future()
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._serve())
         return await asyncio.shield(future)
 
     async def _serve(self) -> None:
-        """Answer what is waiting, batch after batch."""
+        """Answer what is waiting, batch after batch; each batch asks the same of its users."""
         while self._waiting:
-            batch = dict(list(self._waiting.items())[:BATCH_LIMIT])
-            for user_id in batch:
-                del self._waiting[user_id]
+            first = next(iter(self._waiting))
+            same = [one for one in self._waiting if (one.devices, one.zone) == (first.devices, first.zone)]
+            batch = {question.user_id: self._waiting.pop(question) for question in same[:BATCH_LIMIT]}
             try:
-                found = await asyncio.to_thread(self.read, list(batch))
+                found = await asyncio.to_thread(self.read, list(batch), first.devices, first.zone, self._now)
             except BaseException as error:
                 for future in batch.values():
                     if not future.done():
@@ -115,11 +148,21 @@ class Profiles:
                 if not future.done():
                     future.set_result(found[user_id])
 
-    def read(self, user_ids: list[str], versions: Versions | None = None) -> dict[str, Profile]:
+    def read(
+        self,
+        user_ids: list[str],
+        devices: Condition | None,
+        zone: str,
+        now: datetime,
+        versions: Versions | None = None,
+    ) -> dict[str, Profile]:
         """Read some users and their reachable devices by one scan of each table. Blocking.
 
         Args:
             user_ids: The users.
+            devices: Only devices for which this is true; None for all.
+            zone: The zone of the condition's calendar days.
+            now: The instant of the push, UTC.
             versions: The table versions to read; null for the newest.
 
         Returns:
@@ -128,16 +171,70 @@ class Profiles:
         Raises:
             StoreUnavailable: The tables cannot be reached.
         """
-        wanted = pl.col("user_id").is_in(user_ids)
-        at = versions or {}
+        wanted, at = pl.col("user_id").is_in(user_ids), versions or {}
         users = self._tables.collect(self._tables.scan("users", at.get("users")).filter(wanted))
-        owned_devices = self._tables.scan("devices", at.get("devices")).filter(wanted)
-        devices = self._tables.collect(reachable(owned_devices, self.default_provider).sort("device_id"))
-        rows = {row["user_id"]: present_values(row) for row in users.iter_rows(named=True)}
-        owned: dict[str, list[Mapping[str, Any]]] = {}
-        for row in devices.iter_rows(named=True):
-            owned.setdefault(row["user_id"], []).append(present_values(row))
-        return {user: Profile(rows.get(user, {}), owned.get(user, [])) for user in user_ids}
+        stored = reachable(self._tables.scan("devices", at.get("devices")).filter(wanted), self.default_provider).sort(
+            "device_id"
+        )
+        meant = pl.lit(True)
+        if devices is not None:
+            kinds = {name: kind_of(dtype) for name, dtype in stored.collect_schema().items()}
+            meant = device_predicate(devices, kinds, as_of=now, zone=zone)
+        rows = self._tables.collect(stored.with_columns(meant.alias(MEANT)))
+        dead = self._claims.dead(rows.get_column("device_id").to_list()) if rows.height else {}
+        owned: dict[str, list[tuple[bool, Mapping[str, Any]]]] = {}
+        for row in rows.iter_rows(named=True):
+            is_meant = bool(row.pop(MEANT))
+            if not _is_dead(row, dead):
+                owned.setdefault(row["user_id"], []).append((is_meant, present_values(row)))
+        known = {row["user_id"]: present_values(row) for row in users.iter_rows(named=True)}
+        return {
+            user: Profile(
+                known.get(user, {}),
+                [device for is_meant, device in owned.get(user, ()) if is_meant],
+                len(owned.get(user, ())),
+            )
+            for user in user_ids
+        }
+
+    def reachable(self, devices: pl.LazyFrame) -> pl.LazyFrame:
+        """Keep the reachable devices of a whole table, those with dead addresses left out.
+
+        Args:
+            devices: One row per device.
+
+        Returns:
+            Those devices, `provider: String` never null.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be read.
+        """
+        alive = reachable(devices, self.default_provider)
+        dead = self._claims.all_dead()
+        if not dead:
+            return alive
+        marked = pl.LazyFrame(
+            [(device, provider, token, datetime.fromisoformat(since)) for device, provider, token, since in dead],
+            schema={
+                "device_id": pl.String,
+                "provider": pl.String,
+                "token": pl.String,
+                SINCE: pl.Datetime("us", "UTC"),
+            },
+            orient="row",
+        )
+        joined = alive.join(marked, on=["device_id", "provider", "token"], how="left")
+        again = pl.col("last_seen") > pl.col(SINCE)
+        return joined.filter(pl.col(SINCE).is_null() | again.fill_null(False)).drop(SINCE)
+
+
+def _is_dead(row: Mapping[str, Any], dead: Mapping[tuple[str, str], tuple[str, str]]) -> bool:
+    """Tell whether a device's address was called dead, and the device was not seen since."""
+    found = dead.get((row["device_id"], row["provider"]))
+    if found is None or found[0] != row.get("token"):
+        return False
+    seen: datetime | None = row.get("last_seen")
+    return seen is None or seen <= datetime.fromisoformat(found[1])
 
 
 def present_values(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,8 +30,9 @@ from sqlalchemy import (
 
 from activities.records.database import METADATA, Database
 from workflows.conditions import duration
-from workflows.contracts import Audience, Leave, Outcome, Versions, Visit
+from workflows.contracts import Audience, Leave, Outcome, Versions, Visit, user_workflow_id
 from workflows.documents import AtMost, Reentry
+from workflows.errors import RefusedError
 
 journeys = Table(
     "journeys",
@@ -133,8 +134,14 @@ pushes = Table(
     Column("outcome", String(40), nullable=False),
     Column("title", Text, nullable=False),
     Column("message", Text, nullable=False),
+    Column("token", Text),
+    Column("push_id", String(36)),
+    Column("detail", Text),
+    Column("attempts", Integer, nullable=False, default=1),
+    Column("capped_by", Integer, nullable=False, default=1),
     Index("pushes_by_element", "journey", "version", "element"),
-    Index("pushes_by_user", "user_id"),
+    Index("pushes_by_user", "user_id", "at"),
+    Index("pushes_by_outcome", "outcome", "at"),
 )
 
 
@@ -150,6 +157,7 @@ class Admission:
         started: Whether a run was started for it.
         refused: Why the user was not admitted; empty when admitted.
         left: How the passage ended, where it has.
+        known: Whether the ledger held it already: a run of it may be there.
     """
 
     passage: str
@@ -159,6 +167,7 @@ class Admission:
     started: bool = False
     refused: str = ""
     left: Leave | None = None
+    known: bool = False
 
 
 @dataclass(frozen=True)
@@ -262,8 +271,11 @@ class Ledger:
             if own is not None:
                 answers.append(_admission(own))
                 continue
-            reason = refused_before.get(user) or refusal_reason(
-                arrival.reentry, [(row.entered_at, row.closed_at) for row in rows if row.key == arrival.key], arrival.at
+            passed = [(row.entered_at, row.closed_at) for row in rows if row.key == arrival.key]
+            reason = (
+                refused_before.get(user)
+                or _refusal_of_id(arrival, user)
+                or refusal_reason(arrival.reentry, passed, arrival.at)
             )
             answers.append(Admission(passage, user, arrival.version, arrival.entry, refused=reason))
             common = {"journey": arrival.journey, "version": arrival.version, "user_id": user, "key": arrival.key}
@@ -290,10 +302,13 @@ class Ledger:
         """Write down that a user who asked by a run of his own was refused.
 
         Returns:
-            The reason that is written down: the first one, when it was refused before.
+            The reason that is written down: the first one, when it was refused before; empty when it was admitted.
         """
 
         def work(connection: Connection) -> str:
+            admitted = select(passages.c.passage).where(passages.c.passage == passage)
+            if connection.execute(admitted).first() is not None:
+                return ""
             connection.execute(
                 self.database.insert(refusals)
                 .values(
@@ -313,6 +328,12 @@ class Ledger:
             return stored
 
         return await self.database.write(work)
+
+    def admission(self, passage: str) -> Admission | None:
+        """Give a passage that was admitted before; None when it was not."""
+        query = select(passages).where(passages.c.passage == passage)
+        row = self.database.read(lambda connection: connection.execute(query).first())
+        return None if row is None else _admission(row)
 
     async def begin(self, passage: str, at: datetime, leave: Leave | None) -> Admission | None:
         """Write down that a passage's run is under way.
@@ -459,6 +480,23 @@ class Ledger:
         Raises:
             StoreUnavailable: The ledger cannot be written. Temporal retries.
         """
+
+        def work(connection: Connection) -> Outcome:
+            return self.record_in(connection, visit, answer, outcome=outcome, evidence=evidence, sent=sent)
+
+        return await self.database.write(work)
+
+    def record_in(
+        self,
+        connection: Connection,
+        visit: Visit,
+        answer: Outcome,
+        *,
+        outcome: str,
+        evidence: Evidence | None = None,
+        sent: list[dict[str, Any]] | None = None,
+    ) -> Outcome:
+        """Do what `record` does, within a transaction that is open."""
         at = instant(visit.now)
         row = {
             "passage": visit.passage,
@@ -474,22 +512,20 @@ class Ledger:
             "tables": json.dumps(evidence.tables) if evidence else None,
         }
 
-        def work(connection: Connection) -> Outcome:
-            written = connection.execute(self.database.insert(steps).values(row).on_conflict_do_nothing()).rowcount
-            if not written:
-                stored = self._outcome(connection, visit)
-                if stored is None:
-                    raise LookupError(f"step {visit.step} of passage {visit.passage} vanished from the ledger")
-                return stored
-            if sent:
-                connection.execute(pushes.insert(), sent)
-            if answer.left is not None:
-                self._close(connection, visit.passage, answer.left, at)
-            return answer
+        written = connection.execute(self.database.insert(steps).values(row).on_conflict_do_nothing()).rowcount
+        if not written:
+            stored = self.outcome_in(connection, visit)
+            if stored is None:
+                raise LookupError(f"step {visit.step} of passage {visit.passage} vanished from the ledger")
+            return stored
+        if sent:
+            connection.execute(pushes.insert(), sent)
+        if answer.left is not None:
+            self._close(connection, visit.passage, answer.left, at)
+        return answer
 
-        return await self.database.write(work)
-
-    def _outcome(self, connection: Connection, visit: Visit) -> Outcome | None:
+    def outcome_in(self, connection: Connection, visit: Visit) -> Outcome | None:
+        """Give what is written down for a visit, within a transaction that is open; None when nothing is."""
         row = connection.execute(
             select(steps.c.branch, steps.c.because, passages.c.exit, passages.c.reason, passages.c.closed_at)
             .join(passages, passages.c.passage == steps.c.passage)
@@ -579,9 +615,18 @@ def refusal_reason(rule: Reentry, earlier: list[tuple[str, str | None]], at: dat
     return ""
 
 
+def _refusal_of_id(arrival: Arrival, user_id: str) -> str:
+    """Refuse a user whose id makes no workflow id: nothing could be started for him, and others must not wait."""
+    try:
+        user_workflow_id(arrival.journey, user_id, arrival.key)
+    except RefusedError as error:
+        return error.code
+    return ""
+
+
 def _admission(row: Row[Any]) -> Admission:
     left = Leave(exit=row.exit or "", reason=row.reason) if row.closed_at is not None else None
-    return Admission(row.passage, row.user_id, row.version, row.entry, bool(row.started), left=left)
+    return Admission(row.passage, row.user_id, row.version, row.entry, bool(row.started), left=left, known=True)
 
 
 def _audience(row: Row[Any]) -> Audience:

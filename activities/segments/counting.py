@@ -7,7 +7,6 @@ from datetime import datetime
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from activities.push.devices import reachable
 from activities.segments.segments import Evaluation
 from activities.stores import Stores
 from workflows.contracts import Versions
@@ -35,9 +34,8 @@ def count_segment(stores: Stores, found: Evaluation) -> SegmentCount:
         StoreUnavailable: The tables cannot be reached.
     """
     devices = stores.segments.snapshot(found.tables).devices.join(found.users.lazy(), on="user_id", how="semi")
-    default = stores.profiles.default_provider
     owned = stores.tables.collect(devices.select(pl.len())).item()
-    reached = stores.tables.collect(reachable(devices, default).select(pl.col("user_id").n_unique())).item()
+    reached = stores.tables.collect(stores.profiles.reachable(devices).select(pl.col("user_id").n_unique())).item()
     return SegmentCount(
         users=found.users.height, devices=owned, reachable=reached, as_of=found.as_of, tables=found.tables
     )

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 import polars as pl
 
-from activities.records.catalogue import ImportedSegment
+from activities.records.catalogue import Catalogue, ImportedSegment, Saved
 from activities.tables.delta import Tables
 from activities.tables.identifiers import IdentifierReport, read_identifiers
+from workflows.documents import JourneyDocument, SegmentDocument
+from workflows.errors import RefusedError, StoreUnavailable
+
+ADD_ATTEMPTS = 10
+"""How often adding to a segment starts again because somebody else made a version of it first."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,10 @@ class Membership:
 
     segment: ImportedSegment
     report: IdentifierReport
+
+
+class _Overtaken(Exception):
+    """Somebody else saved a version of the segment meanwhile."""
 
 
 def read_members(
@@ -80,10 +90,89 @@ def store_members(tables: Tables, membership: Membership) -> None:
     Raises:
         StoreUnavailable: The tables cannot be reached.
     """
-    rows = membership.report.members.select(
-        import_id=pl.lit(membership.segment.import_id), user_id="user_id", device_id="device_id"
+    _store(tables, membership.segment.import_id, membership.report.members)
+
+
+def import_segment(
+    tables: Tables,
+    catalogue: Catalogue,
+    membership: Membership,
+    now: datetime,
+    *,
+    add: bool = False,
+) -> Saved:
+    """Import a list that was read, as a new version of its segment, or none when that holds these very ids already.
+
+    Args:
+        tables: Where members go.
+        catalogue: Where versions are saved.
+        membership: The list.
+        now: The instant to record, UTC.
+        add: The new version holds the members of the newest one too; without an earlier version, just the list.
+            Lists of user ids and of device ids can be added to each other.
+
+    Returns:
+        The segment's newest version.
+
+    Raises:
+        RefusedError: `add` was asked of a segment that is a condition.
+        StoreUnavailable: A store cannot be reached; importing again does what is missing.
+    """
+    name, listed = membership.segment.segment, membership.segment
+    for _ in range(ADD_ATTEMPTS):
+        earlier = next((one for one in catalogue.newest("segment") if one.name == name), None)
+        kept = earlier.document if earlier is not None else None
+        if add and earlier is not None and not isinstance(kept, ImportedSegment):
+            raise RefusedError(
+                f"{name!r} is a condition, version {earlier.version}, and no list that ids could be added to",
+                code="not-a-list",
+                hint="import the file under a name of its own, and combine both: any: "
+                f"[{{segment: {name}}}, {{segment: ...}}]",
+            )
+        members, found = membership.report.members, listed
+        if add and isinstance(kept, ImportedSegment):
+            members, found = _united(tables, kept, membership)
+        if not (isinstance(kept, ImportedSegment) and kept.import_id == found.import_id):
+            _store(tables, found.import_id, members)
+        expected = earlier.version if earlier is not None else 0
+
+        def unless_overtaken(saved: list[Saved], expected: int = expected) -> list[SegmentDocument | JourneyDocument]:
+            # Inside the transaction: what somebody else added since would be missing from a version after theirs.
+            if add and saved[0].version > expected + 1:
+                raise _Overtaken
+            return []
+
+        try:
+            return catalogue.save([found], unless_overtaken, now)[0]
+        except _Overtaken:
+            continue
+    raise StoreUnavailable(
+        f"could not add to {name!r}: others made a version of it first {ADD_ATTEMPTS} times in a row",
+        hint="Nothing was added. Try again.",
     )
-    tables.append("members", rows)
+
+
+def _united(tables: Tables, kept: ImportedSegment, membership: Membership) -> tuple[pl.DataFrame, ImportedSegment]:
+    """Put an imported version and a list together; the version itself where the list adds nobody."""
+    stored = tables.scan("members").filter(pl.col("import_id") == kept.import_id).select("user_id", "device_id")
+    before = tables.collect(stored.unique(maintain_order=True))
+    after = pl.concat([before, membership.report.members]).unique(maintain_order=True)
+    if after.height == before.height:
+        return before, kept
+    listed = membership.segment
+    return after, listed.model_copy(
+        update={
+            "title": kept.title,
+            "import_id": _content_id(listed.segment, listed.identifier, after),
+            "users": after.get_column("user_id").n_unique(),
+        }
+    )
+
+
+def _store(tables: Tables, import_id: str, members: pl.DataFrame) -> None:
+    """Append members under an import id, once."""
+    rows = members.select(import_id=pl.lit(import_id), user_id="user_id", device_id="device_id")
+    tables.append("members", rows, once=import_id)
 
 
 def _content_id(segment: str, identifier: str, members: pl.DataFrame) -> str:

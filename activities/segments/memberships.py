@@ -99,14 +99,6 @@ class Membership:
     timeless: bool
 
 
-@dataclass
-class _Round:
-    """One evaluation under way: for the latest instant that was asked when it began."""
-
-    at: datetime
-    task: asyncio.Task[Membership]
-
-
 class Memberships:
     """Memberships of many conditions, bounded in bytes; the least recently used leaves first.
 
@@ -121,7 +113,8 @@ class Memberships:
         self._freshness = freshness
         self._limit = limit_bytes
         self._kept: OrderedDict[str, Membership] = OrderedDict()
-        self._rounds: dict[str, _Round] = {}
+        self._rounds: dict[str, asyncio.Task[Membership]] = {}
+        self._waiting: dict[str, list[datetime]] = {}
 
     async def membership(
         self, condition: Condition, zone: str, now: datetime, *, seen: datetime | None = None
@@ -142,23 +135,35 @@ class Memberships:
             StoreUnavailable: Tables or catalogue cannot be reached. Temporal retries.
         """
         key = condition_key(condition, zone)
+        # An event may come from a clock that is ahead: the decision is about its instant then.
+        now = max(now, seen) if seen else now
         oldest = max(now - self._freshness, seen) if seen else now - self._freshness
-        while True:
-            kept = self._kept.get(key)
-            if kept is not None and oldest <= kept.valid_at <= now + max(self._freshness, SKEW):
-                self._kept.move_to_end(key)
-                return kept
-            running = self._rounds.get(key)
-            if running is None:
-                # Whoever asks next while this runs waits for it, and asks again only if it began too early for him.
-                task = asyncio.create_task(self._renew(key, condition, zone, now))
-                running = self._rounds[key] = _Round(now, task)
-                task.add_done_callback(self._over(key))
-            await asyncio.shield(running.task)
+        latest = now + max(self._freshness, SKEW)
+        waiting = self._waiting.setdefault(key, [])
+        waiting.append(now)
+        try:
+            while True:
+                kept = self._kept.get(key)
+                if kept is not None and oldest <= kept.valid_at <= latest:
+                    self._kept.move_to_end(key)
+                    return kept
+                running = self._rounds.get(key)
+                # A round that is over has not been cleared away yet: waiting for it would never yield.
+                if running is None or running.done():
+                    # For the latest who waits, so that a round answers all of them but those whose clock is far ahead.
+                    at = max(moment for moment in waiting if moment <= latest)
+                    running = self._rounds[key] = asyncio.create_task(self._renew(key, condition, zone, at))
+                    running.add_done_callback(self._over(key))
+                await asyncio.shield(running)
+        finally:
+            waiting.remove(now)
+            if not waiting:
+                self._waiting.pop(key, None)
 
     def _over(self, key: str) -> Callable[[asyncio.Task[Membership]], None]:
         def done(task: asyncio.Task[Membership]) -> None:
-            self._rounds.pop(key, None)
+            if self._rounds.get(key) is task:
+                del self._rounds[key]
             if not task.cancelled():
                 task.exception()  # Those who waited have it; nobody may be waiting any more.
 

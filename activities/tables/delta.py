@@ -1,4 +1,4 @@
-"""The audience tables: opened, read at a version, and written in single commits. The only file that knows deltalake.
+"""The audience tables, written in single commits.
 
 Every write is one Delta commit on top of the very version it was worked out from. Where somebody else committed in
 between, the commit fails and the work is done again on what is there now, so that two imports at once both land and
@@ -8,50 +8,37 @@ neither doubles a row. A reader sees the table before a commit or after it, what
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import SystemRandom
-from typing import TypeAlias, get_args
+from typing import TypeAlias
 
 import polars as pl
-from deltalake import CommitProperties, DeltaTable, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake import CommitProperties, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError
 from pydantic import BaseModel, ConfigDict
 
 from activities.tables.changes import ABSENT, OLD, check_columns, compare
-from activities.tables.schema import DTYPES, Kind, TableName, kind_of
-from workflows.errors import NotFoundError, StoreUnavailable
+from activities.tables.schema import DTYPES, TableName
+from activities.tables.stored import COLUMNS, TABLES, StoredTables, reaching
+from workflows.errors import StoreUnavailable
 
-TABLES: tuple[TableName, ...] = get_args(TableName)
-
-COLUMNS: dict[TableName, dict[str, Kind]] = {
-    "users": {"user_id": "string"},
-    "devices": {
-        "device_id": "string",
-        "user_id": "string",
-        "platform": "string",
-        "provider": "string",
-        "token": "string",
-        "language": "string",
-        "timezone": "string",
-        "opt_in": "boolean",
-        "last_seen": "instant",
-    },
-    "events": {"event_id": "string", "user_id": "string", "event": "string", "at": "instant"},
-    "members": {"import_id": "string", "user_id": "string", "device_id": "string"},
-}
-"""The columns that each table has from its first version on; a table nobody wrote yet reads as empty with these."""
+__all__ = ["COLUMNS", "TABLES", "MergeReport", "Tables", "reaching"]
 
 ATTEMPTS = 40
 """How often a write starts again because somebody else committed first. Each lost round is another writer's gain."""
 
 LONGEST_PAUSE_SECONDS = 0.5
-PINNED_VERSIONS = 32
+
+KEPT_FOR = {
+    # A passage may be open for months, and what decided about it can be read as long as the log tells which files.
+    "delta.logRetentionDuration": "interval 365 days",
+    "delta.deletedFileRetentionDuration": "interval 30 days",
+}
+"""Properties of a new table: how long its log remembers versions, and files that newer versions do without."""
+
 
 Cell: TypeAlias = str | bool | int | float | None
 """A value that every new row is given."""
@@ -72,29 +59,10 @@ class MergeReport(BaseModel):
     """Rows that were there already, value for value."""
 
 
-@contextmanager
-def reaching(place: str) -> Iterator[None]:
-    """Word the failures of a store that a retry may cure. Wrap every `collect` of a scanned table in it.
+class Tables(StoredTables):
+    """The four audience tables under one root, read and written.
 
-    Args:
-        place: The folder or address, named in the message.
-
-    Raises:
-        StoreUnavailable: The store, or a file in it, could not be read or written. Retried by Temporal.
-    """
-    try:
-        yield
-    except (OSError, DeltaError) as error:
-        # The object stores draw their chain of causes over several coloured lines.
-        said = " ".join(re.sub(r"\x1b\[[0-9;]*m|↳", " ", str(error)).split())
-        raise StoreUnavailable(
-            f"cannot use the table at {place}: {said[:400]}",
-            hint="Check that the place exists and that this process may read and write it; the work waits and goes on.",
-        ) from error
-
-
-class Tables:
-    """The four audience tables under one root. Safe to share between threads; every method blocks on I/O.
+    Safe to share between threads; every method blocks on I/O.
 
     Args:
         root: A local folder, made on the first write, or an object store's address such as `s3://bucket/tables`.
@@ -102,111 +70,8 @@ class Tables:
     """
 
     def __init__(self, root: str | Path, storage_options: Mapping[str, str] | None = None) -> None:
-        self._local = isinstance(root, Path) or "://" not in root
-        self.root = os.path.abspath(root) if self._local else str(root).rstrip("/")
-        self._options = dict(storage_options) if storage_options else None
-        self._lock = threading.Lock()
-        self._reading = {name: threading.Lock() for name in TABLES}
+        super().__init__(root, storage_options)
         self._writing = {name: threading.Lock() for name in TABLES}
-        self._newest: dict[TableName, DeltaTable] = {}
-        self._seen: set[TableName] = set()
-        # A scan reads its handle when it is collected, not when it is made: a handle that is scanned never moves on.
-        self._pinned: OrderedDict[tuple[TableName, int], DeltaTable] = OrderedDict()
-
-    def place(self, name: TableName) -> str:
-        """Say where a table is kept: a folder or an address."""
-        return f"{self.root}/{name}"
-
-    def versions(self) -> dict[TableName, int]:
-        """Give the newest version of each table, -1 for a table that does not exist. About a millisecond each.
-
-        Raises:
-            StoreUnavailable: The store cannot be reached.
-        """
-        return {name: self.version(name) for name in TABLES}
-
-    def version(self, name: TableName) -> int:
-        """Give the newest version of one table, -1 when it does not exist.
-
-        Raises:
-            StoreUnavailable: The store cannot be reached, or a table that was there is gone.
-        """
-        with self._reading[name], reaching(self.place(name)):
-            newest = self._newest.get(name)
-            if newest is not None and self._is_there(name):
-                newest.update_incremental()
-            else:
-                newest = self._open(name)
-                if newest is None and name in self._seen:
-                    # An unmounted disk must not read as an audience of nobody.
-                    self._newest.pop(name, None)
-                    raise FileNotFoundError("the table was there and is gone")
-                if newest is None:
-                    return -1
-                self._newest[name] = newest
-                self._seen.add(name)
-            return newest.version()
-
-    def scan(self, name: TableName, version: int | None = None) -> pl.LazyFrame:
-        """Read a table lazily, for ever at the same version.
-
-        Args:
-            name: The table.
-            version: Which version; the newest when null. -1 is the table before its first version.
-
-        Returns:
-            One row per user, device, event or member, with the columns of `COLUMNS` and those that imports added,
-            each in its kind's dtype (`DTYPES`). Null means that nothing is known. Empty when there is no table.
-
-        Raises:
-            NotFoundError: There is no such version.
-            StoreUnavailable: The store cannot be reached.
-        """
-        version = self.version(name) if version is None else version
-        if version < 0:
-            return pl.LazyFrame(schema={column: DTYPES[kind] for column, kind in COLUMNS[name].items()})
-        table = self._pin(name, version)
-        with reaching(self.place(name)):
-            return pl.scan_delta(table, storage_options=self._options)
-
-    def schema(self, name: TableName, version: int | None = None) -> dict[str, Kind]:
-        """Give a table's columns in order, each with its kind; the columns of `COLUMNS` when there is no table.
-
-        Raises:
-            NotFoundError: There is no such version.
-            StoreUnavailable: The store cannot be reached.
-        """
-        with reaching(self.place(name)):
-            return {column: kind_of(dtype) for column, dtype in self.scan(name, version).collect_schema().items()}
-
-    def collect(self, frame: pl.LazyFrame) -> pl.DataFrame:
-        """Work out a frame that was made from scans of these tables.
-
-        Raises:
-            StoreUnavailable: A file of a table cannot be read.
-        """
-        with reaching(self.root):
-            return frame.collect()
-
-    def set_counts(self, name: TableName, version: int | None = None) -> dict[str, int]:
-        """Count, for each column in order, the rows that have a value.
-
-        Raises:
-            NotFoundError: There is no such version.
-            StoreUnavailable: The store cannot be reached.
-        """
-        counted = self.collect(self.scan(name, version).select(pl.all().count()))
-        return counted.row(0, named=True)
-
-    def row_count(self, name: TableName, version: int | None = None) -> int:
-        """Count a table's rows.
-
-        Raises:
-            NotFoundError: There is no such version.
-            StoreUnavailable: The store cannot be reached.
-        """
-        with reaching(self.place(name)):
-            return int(self.scan(name, version).select(pl.len()).collect().item())
 
     def upsert(
         self,
@@ -268,12 +133,14 @@ class Tables:
 
         return self._commit(name, attempt)
 
-    def append(self, name: TableName, frame: pl.DataFrame) -> int:
+    def append(self, name: TableName, frame: pl.DataFrame, *, once: str = "") -> int:
         """Add rows without looking at those that are there, in one commit, or none for a frame without rows.
 
         Args:
             name: The table.
             frame: Any columns in the dtypes of `DTYPES`; a column of the table that it lacks becomes null.
+            once: Names these rows in the table's log, so that adding them again, after a commit whose answer was
+                lost for instance, adds nothing. Empty: they are added each time.
 
         Returns:
             The version afterwards.
@@ -285,9 +152,9 @@ class Tables:
 
         def attempt(version: int) -> MergeReport:
             check_columns(name, frame, self.schema(name, version))
-            if not frame.height:
+            if not frame.height or (once and self._is_done(name, version, once)):
                 return MergeReport(version=version)
-            self._add(name, version, frame)
+            self._add(name, version, frame, once)
             return MergeReport(version=version + 1, inserted=frame.height)
 
         return self._commit(name, attempt).version
@@ -350,7 +217,11 @@ class Tables:
         keys = rows.lazy().select(key)
         return self.scan(name, version).select(wanted).join(keys, on=key, how="semi").collect(engine="streaming")
 
-    def _add(self, name: TableName, version: int, rows: pl.DataFrame) -> None:
+    def _is_done(self, name: TableName, version: int, once: str) -> bool:
+        """Tell whether a version holds the rows that were added under a name."""
+        return version >= 0 and self.handle(name, version).transaction_version(once) is not None
+
+    def _add(self, name: TableName, version: int, rows: pl.DataFrame, once: str = "") -> None:
         """Commit new rows on top of a version."""
         if version < 0:
             if self._local:
@@ -359,19 +230,22 @@ class Tables:
             rows = rows.with_columns(pl.lit(None, DTYPES[kind]).alias(column) for column, kind in missing.items())
             rows = rows.select(*COLUMNS[name], pl.exclude(list(COLUMNS[name])))
         write_deltalake(
-            self.place(name) if version < 0 else self._opened(name, version),
+            self.place(name) if version < 0 else self.handle(name, version),
             rows,
             mode="error" if version < 0 else "append",
             schema_mode=None if version < 0 else "merge",
             storage_options=self._options,
-            commit_properties=CommitProperties(max_commit_retries=0),
+            configuration=KEPT_FOR if version < 0 else None,
+            commit_properties=CommitProperties(
+                max_commit_retries=0, app_transactions=[Transaction(once, 1)] if once else None
+            ),
         )
 
     def _merge(self, name: TableName, version: int, source: pl.DataFrame, key: str, *, updates: list[str]) -> None:
         """Commit changed and new rows on top of a version."""
         quoted = {column: "`" + column.replace("`", "``") + "`" for column in source.columns}
         (
-            self._opened(name, version)
+            self.handle(name, version)
             .merge(
                 source,
                 predicate=f"t.{quoted[key]} = s.{quoted[key]}",
@@ -386,53 +260,3 @@ class Tables:
             .when_not_matched_insert({column: f"s.{column}" for column in quoted.values()})
             .execute()
         )
-
-    def _pin(self, name: TableName, version: int) -> DeltaTable:
-        """Give a handle that stays at its version."""
-        with self._lock:
-            table = self._pinned.get((name, version))
-            if table is not None:
-                self._pinned.move_to_end((name, version))
-                return table
-        table = self._opened(name, version)
-        with self._lock:
-            self._pinned[name, version] = table
-            while len(self._pinned) > PINNED_VERSIONS:
-                self._pinned.popitem(last=False)
-        return table
-
-    def _opened(self, name: TableName, version: int) -> DeltaTable:
-        """Open a version that has to be there."""
-        try:
-            with reaching(self.place(name)):
-                table = self._open(name, version)
-        except StoreUnavailable:
-            newest = self.version(name)
-            if version <= newest:
-                raise
-            table = None
-        if table is None:
-            raise NotFoundError(
-                f"the table {name} has no version {version}",
-                hint=f"Its newest version is {self.version(name)}, in {self.place(name)}.",
-            )
-        return table
-
-    def _open(self, name: TableName, version: int | None = None) -> DeltaTable | None:
-        """Open a table anew, or say that there is none."""
-        if not self._is_there(name):
-            return None
-        try:
-            return DeltaTable(self.place(name), version=version, storage_options=self._options)
-        except TableNotFoundError:
-            return None
-
-    def _is_there(self, name: TableName) -> bool:
-        """Look for a local table's log: a handle alone does not notice that its folder is gone."""
-        if not self._local:
-            return True
-        try:
-            os.stat(os.path.join(self.place(name), "_delta_log"))
-        except FileNotFoundError:
-            return False
-        return True

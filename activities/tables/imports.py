@@ -37,6 +37,9 @@ REQUIRED: dict[ImportedTable, tuple[str, ...]] = {
 }
 """Columns that a file has to have, and no row may leave empty."""
 
+ID_LIMIT = 200
+"""Longest id in characters: ids become parts of workflow ids and keys of the ledger, which have limits."""
+
 EVENT_ID_CHARACTERS = 32
 """Length of a made-up event id: 128 bits of SHA-256."""
 
@@ -170,6 +173,9 @@ def _take(sheet: Sheet, typed: Columns, required: Iterable[str]) -> tuple[pl.Dat
             # A value that does not read has its own reason already.
             if not any(reason.startswith(f"{name} ") for reason in faults.get(row, [])):
                 faults[row] = [*faults.get(row, []), f"{name} is empty"]
+    for name in sorted({"user_id", *KEYS.values()} & set(typed.frame.columns)):
+        for row in (typed.frame.get_column(name).str.len_chars() > ID_LIMIT).arg_true():
+            faults[row] = [*faults.get(row, []), f"{name} is longer than {ID_LIMIT} characters"]
     rejects = list(sheet.rejects)
     if faults:
         bad = sheet.frame[list(faults)]

@@ -1,0 +1,279 @@
+"""Claims: each push is written down before it is sent, so that a crash can be told from a push that never began.
+
+```
+            ┌────────────── not-sent, throttled (proven not processed: may be claimed again) ──┐
+            v                                                                                  │
+(nothing) -> claimed -> accepted | refused | token-dead   (settled)                            │
+                │                                                                              │
+                ├─────> unknown      (sent, no answer; settled by a late record, never the reverse)
+                └──────────────────────────────────────────────────────────────────────────────┘
+```
+
+A retry that finds *claimed* cannot ask the provider what became of it. Marketing is then not sent again, transactional
+is, with the same ids.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Column, Connection, Index, String, Table, Text, func, select, update
+
+from activities.push.provider import Answer, Verdict
+from activities.records.database import METADATA
+from activities.records.ledger import Ledger, instant, pushes
+from workflows.contracts import Outcome, Visit
+
+CLAIMED, UNKNOWN = "claimed", "unknown"
+ACCEPTED, REFUSED, TOKEN_DEAD = "accepted", "refused", "token-dead"
+NOT_SENT, THROTTLED = "not-sent", "throttled"
+GAVE_UP, WITHDRAWN = "gave-up", "withdrawn"
+
+CLAIMABLE = (NOT_SENT, THROTTLED)
+"""Outcomes after which a push may be sent: it was proven that the provider did not process it."""
+
+OUTCOMES: dict[Verdict, str] = {
+    Verdict.ACCEPTED: ACCEPTED,
+    Verdict.TOKEN_DEAD: TOKEN_DEAD,
+    Verdict.MESSAGE_BAD: REFUSED,
+    Verdict.CONFIG_BAD: NOT_SENT,
+    Verdict.RETRY: THROTTLED,
+    Verdict.NOT_SENT: NOT_SENT,
+    Verdict.UNKNOWN: UNKNOWN,
+}
+"""What a verdict is in the ledger."""
+
+RESEND_LIMIT = 3
+"""Most times that a transactional push is sent whose answers never came."""
+
+dead_addresses = Table(
+    "dead_addresses",
+    METADATA,
+    Column("device_id", String(500), primary_key=True),
+    Column("provider", String(40), primary_key=True),
+    Column("token", Text, nullable=False),
+    Column("since", String(32), nullable=False),
+    Column("detail", Text, nullable=False),
+    Index("dead_by_since", "since"),
+)
+
+
+@dataclass(frozen=True)
+class Cap:
+    """At most so many marketing pushes to one user in a rolling period."""
+
+    at_most: int
+    per: timedelta
+
+
+@dataclass
+class Claim:
+    """What a try of a push may do.
+
+    Attributes:
+        send: Devices to send to, by id.
+        stored: What is written down for the visit already: nothing is left to do.
+        capped: Whether a frequency cap holds the push back.
+    """
+
+    send: list[str] = field(default_factory=list)
+    stored: Outcome | None = None
+    capped: bool = False
+
+
+class Claims:
+    """The ledger of pushes.
+
+    Args:
+        ledger: Where they are kept.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    async def claim(
+        self,
+        visit: Visit,
+        rows: list[dict[str, Any]],
+        *,
+        resend: bool,
+        caps: Iterable[Cap],
+        finish: Callable[[Counter[str]], tuple[Outcome, str]],
+        now: datetime,
+    ) -> Claim:
+        """Claim a push's devices, or finish the visit where nothing is left to send, in one transaction.
+
+        Args:
+            visit: Whose visit to which push.
+            rows: One row of `pushes` per device, its outcome *claimed*, or *accepted* where the ledger itself is the
+                provider.
+            resend: Whether a push whose answer never came is sent again.
+            caps: Frequency caps that hold.
+            finish: Makes the visit's outcome from the devices' outcomes.
+            now: The instant of the try, UTC.
+
+        Returns:
+            What to send, or what is written down.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be written. Temporal retries.
+        """
+
+        def work(connection: Connection) -> Claim:
+            if stored := self._ledger.outcome_in(connection, visit):
+                return Claim(stored=stored)
+            known = self._known(connection, visit)
+            if not known and self._is_capped(connection, visit, caps, now):
+                return Claim(capped=True)
+            claim = Claim()
+            new = [row for row in rows if row["device_id"] not in known]
+            claim.send += [row["device_id"] for row in new if row["outcome"] == CLAIMED]
+            if new:
+                connection.execute(pushes.insert(), new)
+            current = {row["device_id"] for row in rows}
+            for device_id, (outcome, attempts) in known.items():
+                if outcome in CLAIMABLE and device_id not in current:
+                    self._set(connection, visit, device_id, WITHDRAWN, "the device can no longer be reached")
+                elif outcome in CLAIMABLE or _again(outcome, attempts, resend):
+                    self._set(connection, visit, device_id, CLAIMED, None, attempts=attempts + 1)
+                    claim.send.append(device_id)
+                elif outcome == CLAIMED:
+                    self._set(
+                        connection, visit, device_id, UNKNOWN, "the worker stopped before the answer was recorded"
+                    )
+            if not claim.send:
+                claim.stored = self._finish(connection, visit, finish)
+            return claim
+
+        return await self._ledger.database.write(work)
+
+    async def settle(
+        self,
+        visit: Visit,
+        answers: Mapping[str, Answer],
+        *,
+        resend: bool,
+        give_up: bool,
+        finish: Callable[[Counter[str]], tuple[Outcome, str]],
+        now: datetime,
+    ) -> Outcome | None:
+        """Record answers, mark dead addresses, and finish the visit when no device is left to try.
+
+        Args:
+            visit: Whose visit to which push.
+            answers: Device id to answer.
+            resend: Whether a push whose answer never came is sent again.
+            give_up: Whether what could be tried again is given up.
+            finish: Makes the visit's outcome from the devices' outcomes.
+            now: The instant, UTC.
+
+        Returns:
+            What is written down for the visit; None while some device is to be tried again.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be written. The claims stay, and a retry finds them.
+        """
+
+        def work(connection: Connection) -> Outcome | None:
+            for device_id, answer in answers.items():
+                self._set(connection, visit, device_id, OUTCOMES[answer.verdict], answer.detail)
+                if answer.verdict is Verdict.TOKEN_DEAD:
+                    self._mark_dead(connection, visit, device_id, answer, now)
+            known = self._known(connection, visit).values()
+            if any(outcome in CLAIMABLE or _again(outcome, attempts, resend) for outcome, attempts in known):
+                if not give_up:
+                    return None
+                connection.execute(
+                    update(pushes).where(*_of(visit), pushes.c.outcome.in_(CLAIMABLE)).values(outcome=GAVE_UP)
+                )
+            return self._finish(connection, visit, finish)
+
+        return await self._ledger.database.write(work)
+
+    def dead(self, device_ids: list[str]) -> dict[tuple[str, str], tuple[str, str]]:
+        """Give the dead addresses of some devices: (device, provider) to (token, instant since)."""
+        query = select(dead_addresses).where(dead_addresses.c.device_id.in_(device_ids))
+        rows = self._ledger.database.read(lambda connection: connection.execute(query).all())
+        return {(row.device_id, row.provider): (row.token, row.since) for row in rows}
+
+    def all_dead(self) -> list[tuple[str, str, str, str]]:
+        """Give every dead address: device, provider, token, instant since."""
+        query = select(dead_addresses)
+        rows = self._ledger.database.read(lambda connection: connection.execute(query).all())
+        return [(row.device_id, row.provider, row.token, row.since) for row in rows]
+
+    def _known(self, connection: Connection, visit: Visit) -> dict[str, tuple[str, int]]:
+        query = select(pushes.c.device_id, pushes.c.outcome, pushes.c.attempts).where(*_of(visit))
+        return {device: (outcome, attempts) for device, outcome, attempts in connection.execute(query)}
+
+    def _set(
+        self,
+        connection: Connection,
+        visit: Visit,
+        device_id: str,
+        outcome: str,
+        detail: str | None,
+        *,
+        attempts: int | None = None,
+    ) -> None:
+        """Move one push to an outcome; what is settled stays so."""
+        moving = (CLAIMED, UNKNOWN, *CLAIMABLE)
+        values: dict[str, Any] = {"outcome": outcome, "detail": detail}
+        if attempts is not None:
+            values["attempts"] = attempts
+        connection.execute(
+            update(pushes)
+            .where(*_of(visit), pushes.c.device_id == device_id, pushes.c.outcome.in_(moving))
+            .values(**values)
+        )
+
+    def _finish(
+        self, connection: Connection, visit: Visit, finish: Callable[[Counter[str]], tuple[Outcome, str]]
+    ) -> Outcome:
+        outcomes = Counter(outcome for outcome, _ in self._known(connection, visit).values())
+        answer, outcome = finish(outcomes)
+        return self._ledger.record_in(connection, visit, answer, outcome=outcome)
+
+    def _is_capped(self, connection: Connection, visit: Visit, caps: Iterable[Cap], now: datetime) -> bool:
+        for cap in caps:
+            sent = (
+                select(pushes.c.passage, pushes.c.step)
+                .where(
+                    pushes.c.user_id == visit.user_id,
+                    pushes.c.at > instant(now - cap.per),
+                    pushes.c.capped_by == 1,
+                    pushes.c.outcome.in_((ACCEPTED, CLAIMED, UNKNOWN)),
+                )
+                .distinct()
+                .subquery()
+            )
+            if connection.execute(select(func.count()).select_from(sent)).scalar_one() >= cap.at_most:
+                return True
+        return False
+
+    def _mark_dead(self, connection: Connection, visit: Visit, device_id: str, answer: Answer, now: datetime) -> None:
+        row = connection.execute(
+            select(pushes.c.provider, pushes.c.token).where(*_of(visit), pushes.c.device_id == device_id)
+        ).one()
+        values = {
+            "token": row.token,
+            "since": instant(answer.dead_since or now),
+            "detail": answer.detail,
+        }
+        statement = self._ledger.database.insert(dead_addresses).values(
+            device_id=device_id, provider=row.provider, **values
+        )
+        connection.execute(statement.on_conflict_do_update(index_elements=["device_id", "provider"], set_=values))
+
+
+def _again(outcome: str, attempts: int, resend: bool) -> bool:
+    """Tell whether a push whose answer never came is sent again, with the same ids."""
+    return resend and outcome in (CLAIMED, UNKNOWN) and attempts < RESEND_LIMIT
+
+
+def _of(visit: Visit) -> tuple[Any, ...]:
+    return pushes.c.passage == visit.passage, pushes.c.step == visit.step

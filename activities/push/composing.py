@@ -1,0 +1,61 @@
+"""Composing a push for one user: which devices, which language, which words. Pure: the plan and the run share it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from activities.push.devices import Profile
+from activities.push.messages import MissingValue, Rendered, render
+from workflows.documents import JourneyDocument, Push
+
+ACCEPTED = "accepted"
+NO_REACHABLE_DEVICE = "skipped: no-reachable-device"
+NO_MATCHING_DEVICE = "skipped: no-matching-device"
+VALUE_MISSING = "skipped: value-missing"
+
+
+@dataclass(frozen=True)
+class Composed:
+    """What a push would do for one user.
+
+    Attributes:
+        outcome: *accepted* where there is something to send; else why not.
+        because: The reason, for a person.
+        messages: A device's row and its message, for each device that gets one.
+    """
+
+    outcome: str
+    because: str
+    messages: list[tuple[dict[str, Any], Rendered]] = field(default_factory=list)
+
+
+def compose(element: Push, document: JourneyDocument, profile: Profile) -> Composed:
+    """Work out what a push would do for one user.
+
+    Args:
+        element: The push.
+        document: The journey.
+        profile: The user, with the reachable devices for which the push's condition is true.
+
+    Returns:
+        The messages, or the reason why there is none.
+    """
+    if not profile.devices:
+        if profile.reachable:
+            return Composed(NO_MATCHING_DEVICE, f"none of {profile.reachable} reachable devices is meant")
+        return Composed(NO_REACHABLE_DEVICE, "no device is opted in with an address")
+    devices = profile.devices
+    if element.send_to == "latest":
+        devices = [max(devices, key=lambda device: (device.get("last_seen", ""), device["device_id"]))]
+    journey = {"id": document.journey, "title": document.title}
+    messages: list[tuple[dict[str, Any], Rendered]] = []
+    for device in devices:
+        language = device.get("language") or profile.user.get("language")
+        values = {"user": profile.user, "device": device, "journey": journey}
+        try:
+            messages.append((dict(device), render(element.message, language, values)))
+        except MissingValue as missing:
+            return Composed(VALUE_MISSING, str(missing))
+    plural = "s" if len(messages) > 1 else ""
+    return Composed(ACCEPTED, f"{len(messages)} device{plural}", messages)

@@ -1,0 +1,76 @@
+"""The funnel: the numbers of a journey for people, one line for each thing that became of users."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from rich.markup import escape
+from rich.text import Text
+
+from activities.planning import Plan
+from scripts.output import instant, people, print_table
+from workflows.contracts import ElementStats, Stats
+from workflows.documents import BRANCH_LABELS
+
+
+def print_stats(found: Stats) -> None:
+    """Print where everybody is, as equations and as a funnel."""
+    console = people()
+    console.print(f"[bold]{escape(found.journey)}[/] v{found.version}, {found.state}, as of {instant(found.as_of)}")
+    if found.state == "draft":
+        console.print(f"it has not run yet: journeys start {found.journey}@{found.version}", markup=False)
+    console.print(f"audience {found.audience:,} = entered {found.entered:,} + refused {summed(found.refused)}")
+    console.print(f"entered {found.entered:,} = inside {found.inside:,} + left {summed(found.exited)}\n")
+    print_elements(found.elements)
+
+
+def print_plan(found: Plan) -> None:
+    """Print what starting a journey now would do."""
+    console = people()
+    console.print(f"[bold]{escape(found.journey)}[/], planned as of {instant(found.as_of)}; nothing is sent")
+    entering = found.audience - sum(found.refused.values())
+    console.print(f"audience {found.audience:,} = would enter {entering:,} + refused {summed(found.refused)}\n")
+    print_elements(
+        {
+            name: ElementStats(arrived=element.arrived, branches=element.branches, users=element.users)
+            for name, element in found.elements.items()
+        }
+    )
+    pushes = found.pushes
+    console.print(f"\npushes: {pushes.users:,} users on {summed(pushes.by_provider, noun='devices')}")
+
+
+def print_elements(elements: Mapping[str, ElementStats]) -> None:
+    """Print each element with what became of those who arrived; the share is of these."""
+    with_devices = any(element.devices for element in elements.values())
+    rows = [row for name, element in elements.items() for row in _rows(name, element)]
+    headings = ("element", "users", "share", "devices")
+    shown = len(headings) if with_devices else len(headings) - 1
+    print_table(headings[:shown], [row[:shown] for row in rows])
+
+
+def _rows(name: str, element: ElementStats) -> Iterator[tuple[Text | str, int | None, Text, int | None]]:
+    """Give the lines of one element."""
+    yield Text(name, style="bold"), element.arrived, Text(), None
+
+    def part(label: str, users: int | None, devices: int | None = None) -> tuple[str, int | None, Text, int | None]:
+        share = f"{users / element.arrived:.0%}" if users is not None and element.arrived else ""
+        return f"  {label}", users, Text(share, style="dim"), devices
+
+    for outcome in sorted({*element.users, *element.devices}):
+        yield part(outcome, element.users.get(outcome), element.devices.get(outcome))
+    for branch, users in element.branches.items():
+        if branch != "next":  # everybody who goes on takes it: it would repeat a number
+            yield part(f"-> {BRANCH_LABELS.get(branch, branch)}", users)
+    if element.inside:
+        yield part("still here", element.inside)
+    for reason, users in element.left.items():
+        if users:
+            yield part(f"left: {reason}", users)
+
+
+def summed(numbers: Mapping[str, int], *, noun: str = "") -> str:
+    """Write a sum with its parts: `338 (entered-before 338)`."""
+    total = f"{sum(numbers.values()):,}" + (f" {noun}" if noun else "")
+    parts = ", ".join(f"{what} {number:,}" for what, number in numbers.items())
+    return f"{total} ({parts})" if parts else total

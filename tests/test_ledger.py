@@ -1,0 +1,428 @@
+"""The ledger: answers after the commit, the first answer wins, and the numbers add up."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import random
+import sqlite3
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Column, Connection, Integer, String, Table, func, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from activities.life import stats_of
+from activities.records.database import METADATA, Database
+from activities.records.ledger import (
+    Admission,
+    Arrival,
+    Ledger,
+    passage_id,
+    passages,
+    pushes,
+    refusal_reason,
+    refusals,
+    steps,
+)
+from tests.house import House
+from workflows.contracts import Leave, Outcome, Visit
+from workflows.documents import AtMost, Reentry
+from workflows.errors import StoreUnavailable
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+notes = Table("notes", METADATA, Column("note", Integer, primary_key=True), Column("by", String(20), nullable=False))
+"""A table for the database's own laws: it knows nothing of journeys."""
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    found = Database(f"sqlite:///{tmp_path / 'ledger.db'}")
+    found.create()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def ledger(database: Database) -> Ledger:
+    return Ledger(database)
+
+
+def write_note(number: int, by: str = "") -> Any:
+    return lambda connection: connection.execute(insert(notes).values(note=number, by=by)).rowcount
+
+
+def noted(database: Database) -> set[int]:
+    return {
+        row.note for row in database.read(lambda connection: connection.execute(select(notes.c.note)).all())
+    }
+
+
+def rows(database: Database, table: Table) -> list[Any]:
+    return list(database.read(lambda connection: connection.execute(select(table)).all()))
+
+
+class Held:
+    """Holds the writer within a request, until told to go on."""
+
+    def __init__(self, database: Database) -> None:
+        self._begun, self._go = threading.Event(), threading.Event()
+        self.done = asyncio.create_task(database.write(self._work))
+
+    def _work(self, _: Connection) -> None:
+        self._begun.set()
+        assert self._go.wait(10)
+
+    async def begun(self) -> None:
+        await asyncio.to_thread(self._begun.wait, 10)
+
+    def go(self) -> None:
+        self._go.set()
+
+
+def commits_seen(path: Path) -> set[int]:
+    """Read what another program sees: only what is committed."""
+    other = sqlite3.connect(path)
+    try:
+        return {note for (note,) in other.execute("SELECT note FROM notes")}
+    finally:
+        other.close()
+
+
+async def test_an_answer_comes_after_the_commit(database: Database, tmp_path: Path) -> None:
+    """Each of 500 concurrent writes is visible to another program when its caller has the answer; commits are shared."""
+    path = tmp_path / "ledger.db"
+    groups: set[int] = set()
+
+    async def one(number: int) -> None:
+        await database.write(write_note(number))
+        seen = await asyncio.to_thread(commits_seen, path)
+        assert number in seen
+        groups.add(len(seen))
+
+    held = Held(database)
+    await held.begun()
+    writing = [asyncio.create_task(one(number)) for number in range(500)]
+    await asyncio.sleep(0.1)
+    assert commits_seen(path) == set()
+    held.go()
+    await asyncio.gather(held.done, *writing)
+    assert groups == {500}, "those who wait at one moment share one commit"
+
+
+async def test_one_bad_request_fails_alone(database: Database) -> None:
+    """In one group, a request that breaks a constraint and one that raises fail; all others are committed, once."""
+    held = Held(database)
+    await held.begun()
+    works = [write_note(number) for number in range(20)]
+    works[7], works[11] = write_note(3), _explode
+    writing = [asyncio.create_task(database.write(work)) for work in works]
+    await asyncio.sleep(0.05)
+    held.go()
+    answers = await asyncio.gather(*writing, return_exceptions=True)
+    assert isinstance(answers[7], StoreUnavailable)
+    assert isinstance(answers[7].__cause__ or answers[7].__context__, IntegrityError) or "UNIQUE" in str(answers[7])
+    assert isinstance(answers[11], ZeroDivisionError)
+    assert [answer for number, answer in enumerate(answers) if number not in (7, 11)] == [1] * 18
+    assert noted(database) == set(range(20)) - {7, 11}
+
+
+def _explode(connection: Connection) -> None:
+    connection.execute(insert(notes).values(note=999, by="half"))
+    raise ZeroDivisionError
+
+
+async def test_a_caller_who_gave_up_is_not_written_for(database: Database) -> None:
+    """A request whose caller is cancelled while it waits in the queue is never carried out; its neighbours are."""
+    held = Held(database)
+    await held.begun()
+    writing = [asyncio.create_task(database.write(write_note(number))) for number in range(3)]
+    await asyncio.sleep(0.05)
+    writing[1].cancel()
+    await asyncio.sleep(0)
+    held.go()
+    await asyncio.gather(*writing, return_exceptions=True)
+    assert noted(database) == {0, 2}
+
+
+async def test_an_outage_is_said_and_ends(database: Database, tmp_path: Path) -> None:
+    """While another program holds the file, writes fail within 2 s saying what to do, readers read; then all is well."""
+    other = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    answers = await asyncio.wait_for(
+        asyncio.gather(*(database.write(write_note(number)) for number in range(100)), return_exceptions=True), 3
+    )
+    assert {type(answer) for answer in answers} == {StoreUnavailable}
+    assert "no other program holds the file" in str(answers[0])
+    assert noted(database) == set()
+    other.rollback()
+    other.close()
+    await database.write(write_note(1))
+    assert noted(database) == {1}
+
+
+def test_closing_commits_what_waits(tmp_path: Path) -> None:
+    """Closing the database answers every write that was asked for before, and refuses those after."""
+
+    async def work() -> None:
+        database = Database(f"sqlite:///{tmp_path / 'ledger.db'}")
+        database.create()
+        writing = [asyncio.create_task(database.write(write_note(number))) for number in range(50)]
+        await asyncio.sleep(0)
+        await asyncio.to_thread(database.close)
+        await asyncio.gather(*writing)
+        with pytest.raises(StoreUnavailable, match="stopping"):
+            await database.write(write_note(99))
+
+    asyncio.run(work())
+    assert commits_seen(tmp_path / "ledger.db") == set(range(50))
+
+
+def _write_many(url: str, by: str, begin: int, ready: Any) -> None:
+    """Read, then write, in many small transactions: what a deferred transaction fails at."""
+    database = Database(url)
+    ready.wait()
+    for number in range(begin, begin + 150):
+
+        def work(connection: Connection, number: int = number) -> None:
+            connection.execute(select(func.count()).select_from(notes)).scalar_one()
+            connection.execute(insert(notes).values(note=number, by=by))
+
+        database.write_now(work)
+    database.close()
+
+
+def test_two_processes_write_at_once(database: Database) -> None:
+    """Two processes that read and then write in each transaction, at once: no write of either fails."""
+    context = multiprocessing.get_context("spawn")
+    ready = context.Barrier(2)
+    writers = [
+        context.Process(target=_write_many, args=(database.url, f"p{begin}", begin, ready)) for begin in (0, 1_000)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert noted(database) == {*range(150), *range(1_000, 1_150)}
+
+
+# --- Admission --------------------------------------------------------------------------------------------------
+
+
+def arrival(enrolment: str = "e1", *, rule: Reentry = "never", at: datetime = NOW, key: str = "") -> Arrival:
+    return Arrival(enrolment=enrolment, journey="j", version=1, entry="start", reentry=rule, at=at, key=key)
+
+
+def visit(passage: str, step: int = 1, **changed: Any) -> Visit:
+    given = {"journey": "j", "version": 1, "digest": "d", "element": "split", "user_id": "u1", "now": NOW}
+    return Visit(**{**given, "passage": passage, "step": step, **changed})
+
+
+async def admit_one(ledger: Ledger, where: Arrival, user: str = "u1") -> Admission:
+    (admission,) = await ledger.admit(where, [user])
+    return admission
+
+
+async def leave(ledger: Ledger, admission: Admission, at: datetime = NOW) -> None:
+    await ledger.close({admission.passage: Leave(exit="done", reason="end")}, at)
+
+
+async def test_a_page_admitted_twice_has_the_same_answers(ledger: Ledger) -> None:
+    """Admitting a page again, in part begun and closed, gives the same passages and refusals, and adds no row."""
+    await leave(ledger, await admit_one(ledger, arrival("before"), "u3"))
+    page = [f"u{n}" for n in range(6)]
+    first = await ledger.admit(arrival(), page)
+    assert [one.refused for one in first] == ["", "", "", "entered-before", "", ""]
+    await ledger.begin(first[0].passage, NOW, None)
+    await leave(ledger, first[1])
+    again = await ledger.admit(arrival(at=NOW + timedelta(days=1)), page)
+    assert [(one.passage, one.user_id, one.refused) for one in again] == [
+        (one.passage, one.user_id, one.refused) for one in first
+    ]
+    assert [one.started for one in again] == [True, False, False, False, False, False]
+    assert again[1].left == Leave(exit="done", reason="end")
+    assert len(rows(ledger.database, passages)) == 6
+    assert [(row.user_id, row.reason) for row in rows(ledger.database, refusals)] == [("u3", "entered-before")]
+    assert ledger.enrolled("e1") == (5, 1)
+
+
+async def test_admissions_at_once_open_one_passage(ledger: Ledger) -> None:
+    """50 enrolments that admit the same user at once open one passage; the other 49 are refused as already-inside."""
+    admissions = await asyncio.gather(*(admit_one(ledger, arrival(f"e{n}", rule="after_exit")) for n in range(50)))
+    assert sorted(one.refused for one in admissions) == ["", *["already-inside"] * 49]
+    assert len(rows(ledger.database, passages)) == 1
+
+
+async def test_the_database_itself_allows_one_open_passage(ledger: Ledger) -> None:
+    """A second open passage of one journey, user and key breaks the unique index; another key or a closed one does not."""
+    first = await admit_one(ledger, arrival())
+
+    def row(passage: str, **changed: Any) -> Any:
+        values = {"passage": passage, "journey": "j", "version": 1, "user_id": "u1", "key": "", "entry": "start"}
+        values |= {"enrolment": "x", "entered_at": "2026-03-01T12:00:00.000000Z", "started": 0} | changed
+        return lambda connection: connection.execute(insert(passages).values(values))
+
+    with pytest.raises(StoreUnavailable, match="UNIQUE"):
+        await ledger.database.write(row("second"))
+    await ledger.database.write(row("other-key", key="order-1"))
+    await ledger.database.write(row("other-user", user_id="u2"))
+    await leave(ledger, first)
+    await ledger.database.write(row("second"))
+
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "earlier", "reason"),
+    [
+        # Each earlier passage: how long ago it was entered, and whether it is closed.
+        ("never", [], ""),
+        ("never", [(HOUR, True)], "entered-before"),
+        ("never", [(24 * 4_000 * HOUR, True)], "entered-before"),
+        ("never", [(HOUR, False)], "already-inside"),
+        ("after_exit", [], ""),
+        ("after_exit", [(timedelta(0), True), (HOUR, True)], ""),
+        ("after_exit", [(HOUR, True), (2 * HOUR, False)], "already-inside"),
+        (AtMost(at_most=1, per="1d"), [], ""),
+        (AtMost(at_most=1, per="1d"), [(HOUR, True)], "too-often"),
+        (AtMost(at_most=1, per="1d"), [(24 * HOUR - timedelta(microseconds=1), True)], "too-often"),
+        (AtMost(at_most=1, per="1d"), [(24 * HOUR, True)], ""),
+        (AtMost(at_most=1, per="1d"), [(25 * HOUR, False)], "already-inside"),
+        (AtMost(at_most=2, per="1d"), [(HOUR, True), (25 * HOUR, True)], ""),
+        (AtMost(at_most=2, per="1d"), [(HOUR, True), (2 * HOUR, True)], "too-often"),
+        (AtMost(at_most=2, per="1d"), [(HOUR, True), (24 * HOUR, True), (30 * HOUR, True)], ""),
+    ],
+)
+async def test_reentry(ledger: Ledger, rule: Reentry, earlier: list[tuple[timedelta, bool]], reason: str) -> None:
+    """Each rule answers from what the ledger holds, an instant exactly one period ago lying outside the period."""
+    for number, (ago, closed) in enumerate(sorted(earlier, reverse=True)):
+        # Admitted under the freest rule; an open one has to be the last.
+        values = {"passage": f"p{number}", "journey": "j", "version": 1, "user_id": "u1", "key": "", "entry": "start"}
+        entered = (NOW - ago).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        values |= {"enrolment": "x", "entered_at": entered, "started": 1, "closed_at": entered if closed else None}
+        values |= {"reason": "end" if closed else None}
+        await ledger.database.write(lambda connection, row=values: connection.execute(insert(passages).values(row)))
+    admission = await admit_one(ledger, arrival(rule=rule))
+    assert admission.refused == reason
+    assert (await admit_one(ledger, arrival("elsewhere", rule=rule), "u2")).refused == ""
+    assert (await admit_one(ledger, arrival("e1", rule=rule, key="order-1"))).refused == ""
+
+
+def test_reentry_reads_instants_in_order_of_time() -> None:
+    """The instants of the rule are compared as time, across a year's end and down to the microsecond."""
+    rule = AtMost(at_most=1, per="1d")
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    assert refusal_reason(rule, [("2025-12-31T00:00:00.000001Z", "2025-12-31T01:00:00.000000Z")], at) == "too-often"
+    assert refusal_reason(rule, [("2025-12-31T00:00:00.000000Z", "2025-12-31T01:00:00.000000Z")], at) == ""
+
+
+async def test_what_was_admitted_is_not_refused_afterwards(ledger: Ledger) -> None:
+    """A run's own admission that is asked for again after the journey ended stays an admission, and the reverse."""
+    await ledger.admit(arrival("p1"), ["u1"], "p1")
+    assert await ledger.refuse(arrival("p1"), "u1", "p1", "not-running") == ""
+    assert rows(ledger.database, refusals) == []
+    assert await ledger.refuse(arrival("p2"), "u2", "p2", "not-running") == "not-running"
+    assert await ledger.refuse(arrival("p2"), "u2", "p2", "unknown-user") == "not-running"
+    (later,) = await ledger.admit(arrival("p2"), ["u2"], "p2")
+    assert later.refused == "not-running"
+
+
+# --- Outcomes ---------------------------------------------------------------------------------------------------
+
+
+async def test_the_first_answer_wins(ledger: Ledger) -> None:
+    """60 answers to one step at once: all callers get the one that is stored, with its pushes and its leave alone."""
+    passage = (await admit_one(ledger, arrival())).passage
+
+    async def answer(number: int) -> Outcome:
+        device = {"device_id": f"d{number}", "passage": passage, "step": 1, "journey": "j", "version": 1, "at": "t"}
+        device |= {"element": "split", "user_id": "u1", "provider": "outbox", "outcome": "accepted", "title": "t"}
+        given = Outcome(branch=f"b{number}", because=f"n{number}", left=Leave(exit=f"x{number}", reason="end"))
+        return await ledger.record(visit(passage), given, outcome="accepted", sent=[{**device, "message": "{}"}])
+
+    answers = await asyncio.gather(*(answer(number) for number in random.Random(7).sample(range(60), 60)))
+    (step,) = rows(ledger.database, steps)
+    number = step.branch.removeprefix("b")
+    stored = Outcome(branch=f"b{number}", because=f"n{number}", left=Leave(exit=f"x{number}", reason="end"))
+    assert all(one == stored for one in answers)
+    assert [row.device_id for row in rows(ledger.database, pushes)] == [f"d{number}"]
+    (row,) = rows(ledger.database, passages)
+    assert (row.exit, row.reason) == (f"x{number}", "end")
+    later = await ledger.record(visit(passage, now=NOW + HOUR), Outcome(branch="late"), outcome="late")
+    assert later == stored
+
+
+async def test_leaving_happens_once(ledger: Ledger) -> None:
+    """A passage that is closed keeps its first reason, whether its run or the reconciler closes it again."""
+    passage = (await admit_one(ledger, arrival())).passage
+    await ledger.close({passage: Leave(exit="", reason="terminated")}, NOW)
+    answer = Outcome(branch="next", left=Leave(exit="done", reason="end"))
+    await ledger.record(visit(passage), answer, outcome="next")
+    await ledger.close({passage: Leave(exit="", reason="failed")}, NOW + HOUR)
+    (row,) = rows(ledger.database, passages)
+    assert (row.exit, row.reason, row.closed_at) == (None, "terminated", "2026-03-01T12:00:00.000000Z")
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_the_numbers_add_up(house: House, seed: int) -> None:
+    """Whatever mix of refusals, visits, ends and terminations the ledger holds, the laws of the numbers are kept."""
+    dice, ledger = random.Random(seed), house.stores.ledger
+    saved = house.stores.catalogue.find("journey", "hello")
+    crowd = [f"n{number}" for number in range(40)]
+
+    def at(enrolment: str) -> Arrival:
+        return Arrival(enrolment, "hello", saved.version, "start", "after_exit", NOW)
+
+    inside: dict[str, str] = {}
+    refused = 0
+    expected: dict[str, int] = {}
+    for enrolment in ("a", "b"):
+        for admission in await ledger.admit(at(enrolment), dice.sample(crowd, 30)):
+            refused += bool(admission.refused)
+            if not admission.refused:
+                inside[admission.passage] = admission.user_id
+        for passage in [one for one in inside if dice.random() < 0.9]:
+            how = dice.choice(["stay", "split", "promo", "all", "terminated"])
+            done = Leave(exit="done", reason="end")
+            about = {"journey": "hello", "element": "loyal", "user_id": inside[passage]}
+            if how in ("split", "promo"):
+                await ledger.record(visit(passage, **about), Outcome(branch="users_in_segment"), outcome="x")
+            if how == "promo":
+                about["element"] = "promo"
+                await ledger.record(visit(passage, 2, **about), Outcome(branch="next", left=done), outcome="accepted")
+            if how == "all":
+                answer = Outcome(branch="all_other_users", left=done)
+                stored = await ledger.record(visit(passage, **about), answer, outcome="x")
+                if stored.left is None:  # Went the other way in the first round, which wins.
+                    continue
+            if how == "terminated" or (how == "split" and dice.random() < 0.5):
+                await ledger.close({passage: Leave(exit="", reason="terminated")}, NOW)
+            elif how in ("stay", "split"):
+                continue
+            reason = "end" if how in ("promo", "all") else "terminated"
+            expected[reason] = expected.get(reason, 0) + 1
+            del inside[passage]
+    stats = stats_of(house.stores, "hello")
+    assert (stats.exited, stats.inside, sum(stats.refused.values())) == (expected, len(inside), refused)
+    assert stats.audience == stats.entered + refused == 60
+    assert stats.entered == stats.inside + sum(stats.exited.values())
+    for element in stats.elements.values():
+        assert min(element.arrived, element.inside, *element.branches.values(), *element.left.values(), 0) == 0
+        assert element.arrived == element.inside + sum(element.branches.values()) + sum(element.left.values())
+    assert sum(element.inside for element in stats.elements.values()) == stats.inside
+    left = [element.left for element in stats.elements.values()]
+    assert sum(sum(one.values()) for one in left) == sum(expected.values())
+
+
+def test_passage_ids_are_apart() -> None:
+    """Enrolment, user and key each make another passage, and the same three the same one."""
+    asked = [("e", "u"), ("e", "u", "k"), ("e2", "u"), ("e", "u2"), ("e", "uk")]
+    assert len({passage_id(*one) for one in asked}) == len(asked)
+    assert passage_id("e", "u") == passage_id("e", "u")
