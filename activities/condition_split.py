@@ -54,7 +54,8 @@ class ConditionSplitActivities:
             USERS_IN_SEGMENT if member else ALL_OTHER_USERS,
             f"{'in' if member else 'not in'} {place}",
         )
-        evidence = Evidence(membership.tables, membership.as_of)
+        # With the versions of the segments it followed: a later import of one makes a later version the newest.
+        evidence = Evidence({**membership.tables, **membership.segments}, membership.as_of)
         return await stores.ledger.record(visit, answer, outcome=answer.branch, evidence=evidence)
 
 

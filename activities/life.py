@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 
 from temporalio import activity
-from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 
 from activities.documents.saving import save_definition
 from activities.faults import as_failures
@@ -190,26 +190,28 @@ async def reconcile(client: Client, stores: Stores, journey: str) -> int:
     prefix = user_workflow_id(journey, "")
     query = f"WorkflowId STARTS_WITH '{prefix}' AND ExecutionStatus IN ({endings})"
     closed = 0
-    page: dict[tuple[str, str], str] = {}
+    page: dict[tuple[str, str], WorkflowExecution] = {}
     async for run in client.list_workflows(query, page_size=500):
-        page[user_of_workflow(run.id)] = run.id
+        page[user_of_workflow(run.id)] = run
         if len(page) >= 500:
             closed += await _close(client, stores, journey, page)
             page = {}
     return closed + await _close(client, stores, journey, page)
 
 
-async def _close(client: Client, stores: Stores, journey: str, page: dict[tuple[str, str], str]) -> int:
+async def _close(client: Client, stores: Stores, journey: str, page: dict[tuple[str, str], WorkflowExecution]) -> int:
     """Close the open passages among some (user, key) whose newest run is over."""
     users = [user for user, _ in page]
     passages = await asyncio.to_thread(stores.ledger.open_passages, journey, users)
     leaving: dict[str, Leave] = {}
     for who, passage in passages.items():
         if who in page:
-            # A passage is marked as started after its run was, so the newest run of the id is the passage's own.
-            newest = await client.get_workflow_handle(page[who]).describe()
-            if newest.status in ABNORMAL:
-                leaving[passage] = Leave(exit="", reason=ABNORMAL[newest.status])
+            # A passage is marked as started after its run was, so the newest run of the id is the passage's own, or a
+            # later one that was refused. When it is over, so is the passage; one that was left well is closed already.
+            newest = await client.get_workflow_handle(page[who].id).describe()
+            for run in (newest, page[who]):
+                if newest.close_time is not None and run.status in ABNORMAL:
+                    leaving.setdefault(passage, Leave(exit="", reason=ABNORMAL[run.status]))
     if leaving:
         await stores.ledger.close(leaving, datetime.now(UTC))
     return len(leaving)

@@ -7,7 +7,7 @@ import traceback
 
 import click
 
-from scripts import documents, running, segments, tables, upkeep, watching
+from scripts import documents, pushing, running, segments, tables, upkeep, watching
 from scripts.output import (
     DONE,
     FAILED,
@@ -39,6 +39,7 @@ for command in (
     *segments.COMMANDS,
     *upkeep.COMMANDS,
     *running.COMMANDS,
+    *pushing.COMMANDS,
     *watching.COMMANDS,
 ):
     journeys.add_command(command)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -25,6 +24,9 @@ DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 UNFOLDED = 1_000
 """Width of what goes to a file or a pipe: a row stays one line there, so that other programs can read it."""
 
+RICH_FALLBACK = 80
+"""Width that rich takes where nothing says one: neither a terminal nor the variable COLUMNS."""
+
 Arguments = ParamSpec("Arguments")
 
 
@@ -43,7 +45,7 @@ def people(*, stderr: bool | None = None) -> Console:
         A console as wide as the terminal, or wide enough for any row where there is none.
     """
     console = Console(stderr=wants_json() if stderr is None else stderr, highlight=False, soft_wrap=True)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
+    if not console.is_terminal and console.width == RICH_FALLBACK:
         console.width = UNFOLDED
     return console
 
@@ -95,7 +97,8 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> No
     table = Table(header_style="bold", box=None, pad_edge=False)
     for place, heading in enumerate(headings):
         numeric = bool(kept) and all(isinstance(row[place], int | None) for row in kept)
-        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+        instants = any(isinstance(row[place], datetime) for row in kept)
+        table.add_column(heading, justify="right" if numeric else "left", overflow="fold", no_wrap=instants)
     for row in kept:
         table.add_row(*(_cell(value) for value in row))
     people().print(table)

@@ -263,3 +263,9 @@ def test_tables_that_are_empty() -> None:
     ):
         assert nothing.select(text) == []
     assert isinstance(nothing.snapshot, Snapshot)
+
+
+def test_an_instant_without_a_zone_is_refused(tables: Tables) -> None:
+    """An evaluation at an instant without a zone would depend on the machine: it is refused."""
+    with pytest.raises(ValueError, match="as_of has no zone"):
+        tables.select("{event: buy, within_last: 2d}", as_of=NOON.replace(tzinfo=None))

@@ -214,3 +214,36 @@ def test_published_schema() -> None:
         assert model["description"]
         assert all("description" in field for field in model["properties"].values()), model
     assert next(iter(AttributeTest.model_json_schema()["properties"])) == "attribute"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "{attribute: plan, iss: paid, ignorecase: true}",
+            [("", "'iss' is not known here: did you mean `is`"), ("", "'ignorecase' is not known here")],
+        ),
+        (
+            "{attribute: plan, iss: paid, ignore_case: maybe}",
+            [("", "'iss' is not known here"), ("ignore_case", "'maybe' is neither `true` nor `false`")],
+        ),
+        (
+            "{event: buy, at_least: 2, within_last: x}",
+            [("", "a number of events is compared by `count"), ("within_last", "'x' is no duration")],
+        ),
+        (
+            "{event: buy, sum: {propert: amount, at_lest: 3}}",
+            [("sum", "'propert' is not known here: did you mean `property`"), ("sum", "'at_lest' is not known here")],
+        ),
+        (
+            "{event: buy, cuont: {exactly: 2}, where: {property: a, iss: b}}",
+            [("where", "'iss' is not known here"), ("", "'cuont' is not known here: did you mean `count`")],
+        ),
+    ],
+)
+def test_two_typos_of_one_leaf(text: str, told: list[tuple[str, str]]) -> None:
+    """Two typos in one leaf are two faults, and a typo in the key of what is required is one."""
+    found = refusals(yaml.load(text, yaml.BaseLoader))  # noqa: S506 - makes nothing but text
+    assert len(found) == len(told)
+    for place, part in told:
+        assert [part in message for at, message in found if at == place].count(True) == 1

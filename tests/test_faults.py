@@ -156,7 +156,7 @@ async def test_a_push_is_kept_when_its_worker_dies_before_saying_so(house: House
     assert [one.attempt for one in started] == [2], "the push was asked for again"
     assert result.exit == "done"
     assert rows(house, pushes) == before
-    assert [(row.step, row.element, row.because) for row in rows(house, steps)][1:] == [(2, "promo", "2 devices")]
+    assert [(row.step, row.element, row.because) for row in rows(house, steps)][1:] == [(2, "promo", "2 devices: 2 accepted")]
     assert len(rows(house, steps)) == 2
 
 
@@ -250,13 +250,12 @@ async def test_300_runs_through_an_outage_of_the_ledger(house: House) -> None:
 
 async def test_300_runs_through_an_outage_of_the_tables(exact: House) -> None:
     """While the audience tables are away, 300 splits stand visible, nobody is answered wrongly; then all complete."""
-    async with crowd_started(exact) as (client, journey):
-        async with production_workers(exact, (USERS_QUEUE,)):
-            with missing_tables(exact):
-                await until_all_wait(client, "condition-split", "cannot use the table at")
-                await require_outage_survived(client, journey)
-                assert rows(exact, steps) == []
-            stats = await asyncio.wait_for(journey.result(), 60)
+    async with crowd_started(exact) as (client, journey), production_workers(exact, (USERS_QUEUE,)):
+        with missing_tables(exact):
+            await until_all_wait(client, "condition-split", "cannot use the table at")
+            await require_outage_survived(client, journey)
+            assert rows(exact, steps) == []
+        stats = await asyncio.wait_for(journey.result(), 60)
     require_everybody_left(exact, stats)
 
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import csv
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
+from activities.records.catalogue import Catalogue, ImportedSegment, Saved
+from activities.records.database import Database
+from activities.segments.imported import import_segment, read_members
 from activities.tables import identifiers
+from activities.tables.delta import Tables
 from activities.tables.identifiers import IdentifierReport, read_identifiers
-from workflows.errors import ImportRefused
+from workflows.conditions import Everyone
+from workflows.documents import SegmentDocument
+from workflows.errors import ImportRefused, RefusedError
 
 USERS = pl.LazyFrame({"user_id": ["u1", "u2", "u3", "007"]})
 DEVICES = pl.LazyFrame({"device_id": ["d1", "d2", "d3", "d9"], "user_id": ["u1", "u1", "u2", "gone"]})
@@ -127,3 +137,101 @@ def test_pieces_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert counts(pieces) == counts(whole)
     assert counts(whole) == {"rows": 21, "users": 3, "unknown": 1, "duplicates": 14, "empty": 3, "rejected": 0}
     assert pieces.members.equals(whole.members)
+
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+class Shelf:
+    """Tables and a catalogue, into which lists are imported."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tables = Tables(folder / "tables")
+        self.database = Database(f"sqlite:///{folder / 'ledger.db'}")
+        self.database.create()
+        self.catalogue = Catalogue(self.database)
+        self.tables.append("users", USERS.collect())
+        self.tables.append("devices", DEVICES.collect())
+
+    def load(self, text: str, *, identifier: Any = "user_id", add: bool = True, name: str = "vip") -> Saved:
+        path = self.folder / f"{threading.get_ident()}.csv"
+        path.write_text(f"{identifier}\n{text}")
+        read = read_members(self.tables, name, path, column=None, identifier=identifier, rejects_dir=self.folder)
+        return import_segment(self.tables, self.catalogue, read, NOW, add=add)
+
+    def members(self, version: int) -> list[tuple[str | None, ...]]:
+        document = self.catalogue.find("segment", "vip", version).document
+        assert isinstance(document, ImportedSegment)
+        stored = self.tables.collect(self.tables.scan("members").filter(import_id=document.import_id))
+        return sorted(stored.select("user_id", "device_id").rows(), key=repr)
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Iterator[Shelf]:
+    found = Shelf(tmp_path)
+    yield found
+    found.database.close()
+
+
+def test_adding_makes_a_version_with_both_lists(shelf: Shelf) -> None:
+    """`--add` keeps the newest version's members, leaves earlier versions as they were, and repeats nobody."""
+    assert shelf.load("u1\nu2\n").version == 1
+    added = shelf.load("u2\nu3\n")
+    assert isinstance(added.document, ImportedSegment)
+    assert (added.version, added.changed, added.document.users) == (2, True, 3)
+    assert shelf.members(1) == [("u1", None), ("u2", None)]
+    assert shelf.members(2) == [("u1", None), ("u2", None), ("u3", None)]
+    version = shelf.tables.version("members")
+    again = shelf.load("u3\nu1\n")
+    assert (again.version, again.changed, shelf.tables.version("members")) == (2, False, version)
+
+
+def test_device_ids_can_be_added_to_user_ids(shelf: Shelf) -> None:
+    """Lists of user ids and of device ids can be added to each other; a user in both counts once."""
+    shelf.load("u1\nu3\n")
+    added = shelf.load("d1\nd3\n", identifier="device_id")
+    assert isinstance(added.document, ImportedSegment)
+    assert added.document.users == 3
+    assert shelf.members(2) == [("u1", "d1"), ("u1", None), ("u2", "d3"), ("u3", None)]
+
+
+def test_nothing_can_be_added_to_a_condition(shelf: Shelf) -> None:
+    """A segment that is a condition refuses `--add`, says so, and stays as it is."""
+    document = SegmentDocument(segment="vip", match=Everyone(everyone=True))
+    shelf.catalogue.save([], lambda _: [document], NOW)
+    with pytest.raises(RefusedError, match="'vip' is a condition, version 1"):
+        shelf.load("u1\n")
+    assert shelf.tables.version("members") == -1
+    assert shelf.catalogue.find("segment", "vip").version == 1
+
+
+def test_the_same_list_is_stored_once(shelf: Shelf) -> None:
+    """A list that comes back after another one, or after a lost answer, is a version again and no second copy."""
+    for text in ("u1\nu2\n", "u3\n", "u2\nu1\n"):
+        shelf.load(text, add=False)
+    assert shelf.catalogue.find("segment", "vip").version == 3
+    assert shelf.members(3) == shelf.members(1) == [("u1", None), ("u2", None)]
+    assert shelf.tables.row_count("members") == 3
+
+
+def test_lists_added_at_once_are_all_in_the_newest_version(shelf: Shelf) -> None:
+    """Threads that add to one segment at the same moment lose nobody: each version holds the one before."""
+    shelf.load("u1\n")
+    gate = threading.Barrier(3)
+    failures: list[BaseException] = []
+
+    def add(user: str) -> None:
+        gate.wait()
+        try:
+            shelf.load(f"{user}\n")
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=add, args=(user,)) for user in ("u2", "u3", "007")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failures == []
+    assert [len(shelf.members(version)) for version in (1, 2, 3, 4)] == [1, 2, 3, 4]

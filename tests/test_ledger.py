@@ -58,9 +58,7 @@ def write_note(number: int, by: str = "") -> Any:
 
 
 def noted(database: Database) -> set[int]:
-    return {
-        row.note for row in database.read(lambda connection: connection.execute(select(notes.c.note)).all())
-    }
+    return {row.note for row in database.read(lambda connection: connection.execute(select(notes.c.note)).all())}
 
 
 def rows(database: Database, table: Table) -> list[Any]:

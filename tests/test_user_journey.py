@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -46,7 +48,7 @@ elements:
 HELD = "user_id,plan\nheld,held\n"
 
 
-def open_door(house: House, reentry: str = "never") -> None:
+def load_door(house: House, reentry: str) -> None:
     house.load("users", HELD)
     house.load("devices", "device_id,user_id,platform,token,opt_in\ndh,held,ios,th,true\n")
     house.save(DOOR.format(reentry=reentry))
@@ -62,10 +64,21 @@ def refusals_of(house: House, user: str, journey: str = "door") -> list[str]:
     return [refusal.reason for refusal in explain(house.stores.ledger.database, journey, user).refused]
 
 
-async def finish(house: House, client: Client, journey: str = "door") -> Any:
+async def finish(house: House, client: Client) -> Any:
     """Serve the pushes at last, and give the journey's final numbers."""
     async with house.serving((PUSH_QUEUE,)):
-        return await asyncio.wait_for(client.get_workflow_handle(f"journey/{journey}").result(), 30)
+        return await asyncio.wait_for(client.get_workflow_handle("journey/door").result(), 30)
+
+
+@asynccontextmanager
+async def open_door(house: House, reentry: str = "never") -> AsyncIterator[Client]:
+    """Have the journey running while the body runs, and see that it ends afterwards."""
+    load_door(house, reentry)
+    async with house.serving(DECIDING) as client:
+        await house.engine.start("door", client=client)
+        yield client
+        stats = await finish(house, client)
+        assert (stats["state"], stats["inside"]) == ("finished", 0)
 
 
 async def reset(client: Client, handle: WorkflowHandle[Any, Any]) -> WorkflowHandle[Any, Any]:
@@ -87,23 +100,19 @@ async def reset(client: Client, handle: WorkflowHandle[Any, Any]) -> WorkflowHan
 
 async def test_a_direct_start_obeys_the_rule_never(house: House) -> None:
     """Under `never` a client's second start of a user completes with admitted false and `entered-before`, on record."""
-    open_door(house)
-    async with house.serving(DECIDING) as client:
-        await house.engine.start("door", client=client)
+    async with open_door(house) as client:
         assert await enter(house, client, "u1") == UserJourneyResult(admitted=True, reason="end", exit="out")
         refused = await enter(house, client, "u1")
         assert refused == UserJourneyResult(admitted=False, reason="entered-before")
         assert refusals_of(house, "u1") == ["entered-before"]
         assert len(explain(house.stores.ledger.database, "door", "u1").runs) == 1
-        stats = await finish(house, client)
-    assert (stats["entered"], stats["refused"], stats["audience"]) == (2, {"entered-before": 1}, 3)
+    stats = stats_of(house.stores, "door")
+    assert (stats.entered, stats.refused, stats.audience) == (2, {"entered-before": 1}, 3)
 
 
 async def test_a_direct_start_of_an_unknown_user(house: House) -> None:
     """A user whom the tables do not know is refused with `unknown-user`; imported meanwhile, the next start enters."""
-    open_door(house)
-    async with house.serving(DECIDING) as client:
-        await house.engine.start("door", client=client)
+    async with open_door(house) as client:
         assert (await enter(house, client, "newcomer")).reason == "unknown-user"
         assert refusals_of(house, "newcomer") == ["unknown-user"]
         house.load("users", "user_id,plan\nnewcomer,free\n")
@@ -131,9 +140,7 @@ async def test_a_direct_start_of_a_journey_that_never_ran(house: House) -> None:
 
 async def test_a_second_run_beside_an_open_passage(house: House) -> None:
     """Who is inside is refused as `already-inside`, even when his first run was thrown out for the second one."""
-    open_door(house, "after_exit")
-    async with house.serving(DECIDING) as client:
-        await house.engine.start("door", client=client)
+    async with open_door(house, "after_exit") as client:
         await _until_at(client, "held", "hold")
         second = await client.start_workflow(
             "UserJourney",
@@ -144,10 +151,10 @@ async def test_a_second_run_beside_an_open_passage(house: House) -> None:
         )
         assert await second.result() == {"admitted": False, "reason": "already-inside"}
         assert refusals_of(house, "held") == ["already-inside"]
-        # The first run is gone for good: its passage must not hold the journey for ever.
-        stats = await asyncio.wait_for(client.get_workflow_handle("journey/door").result(), 30)
-    assert stats["exited"] == {"terminated": 1}
-    assert stats["elements"]["hold"]["left"] == {"terminated": 1}
+    # The first run is gone for good, and its passage does not hold the journey for ever.
+    stats = stats_of(house.stores, "door")
+    assert (stats.exited, stats.refused) == ({"terminated": 1}, {"already-inside": 1})
+    assert stats.elements["hold"].left == {"terminated": 1}
 
 
 async def _until_at(client: Client, user: str, element: str, journey: str = "door") -> WorkflowHandle[Any, Any]:
@@ -168,9 +175,7 @@ async def _metadata(handle: WorkflowHandle[Any, Any]) -> WorkflowMetadata:
 
 async def test_after_exit(house: House) -> None:
     """Under `after_exit` a user enters again as often as he has left."""
-    open_door(house, "after_exit")
-    async with house.serving(DECIDING) as client:
-        await house.engine.start("door", client=client)
+    async with open_door(house, "after_exit") as client:
         for _ in range(3):
             assert (await enter(house, client, "u1")).admitted
     runs = explain(house.stores.ledger.database, "door", "u1").runs
@@ -179,9 +184,7 @@ async def test_after_exit(house: House) -> None:
 
 async def test_at_most_per_period(house: House) -> None:
     """Under `{at_most: 2, per: 1d}` the third entry within a day is refused as `too-often`."""
-    open_door(house, "{at_most: 2, per: 1d}")
-    async with house.serving(DECIDING) as client:
-        await house.engine.start("door", client=client)
+    async with open_door(house, "{at_most: 2, per: 1d}") as client:
         results = [await enter(house, client, "u1") for _ in range(3)]
         assert [result.reason for result in results] == ["end", "end", "too-often"]
         assert (await enter(house, client, "u2")).admitted
@@ -189,9 +192,7 @@ async def test_at_most_per_period(house: House) -> None:
 
 async def test_at_most_after_the_period(house: House) -> None:
     """Under `{at_most: 1, per: 1s}` a user who waits a second enters again."""
-    open_door(house, "{at_most: 1, per: 1s}")
-    async with house.serving(DECIDING) as client:
-        await house.engine.start("door", client=client)
+    async with open_door(house, "{at_most: 1, per: 1s}") as client:
         assert (await enter(house, client, "u1")).admitted
         await asyncio.sleep(1.1)
         assert (await enter(house, client, "u1")).admitted
@@ -215,7 +216,6 @@ async def test_a_closed_passage_answers_at_once(house: House) -> None:
 
 async def test_a_reset_run_keeps_its_passage(house: House) -> None:
     """A run that an operator resets finds its own passage, entered directly or enrolled, and does nothing twice."""
-    open_door(house)
     async with house.serving() as client:
         # Enrolled: pushed to one device, reset when over.
         await house.engine.result(await house.engine.start("hello", client=client), client=client)
@@ -223,9 +223,8 @@ async def test_a_reset_run_keeps_its_passage(house: House) -> None:
         assert await again.result() == {"admitted": True, "reason": "end", "exit": "done"}
         assert len(explain(house.stores.ledger.database, "hello", "u6").runs) == 1
         assert list_pushes(house.stores.ledger.database, user_id="u6").total == 1
-    async with house.serving(DECIDING) as client:
+    async with open_door(house) as client:
         # Direct: the passage is named by the chain of runs, which a reset keeps.
-        await house.engine.start("door", client=client)
         await enter(house, client, "u1")
         again = await reset(client, client.get_workflow_handle(user_workflow_id("door", "u1")))
         assert await again.result() == {"admitted": True, "reason": "end", "exit": "out"}
@@ -280,15 +279,13 @@ async def test_an_entry_that_leads_to_an_exit(house: House) -> None:
 
 async def test_what_an_operator_can_ask_a_run(house: House) -> None:
     """`path` tells the way so far and why; the current details say where a run stands, and then the whole story."""
-    open_door(house)
-    async with house.serving(DECIDING) as client:
-        await house.engine.start("door", client=client)
+    async with open_door(house) as client:
         run = await _until_at(client, "held", "hold")
         split = {"element": "stays", "branch": "users_in_segment", "because": "in the segment built in place, users v1"}
         assert await run.query("path") == [split]
         assert (await _metadata(run)).current_details == "At hold (push)"
         await finish(house, client)
-        assert await run.query("path") == [split, {"element": "hold", "branch": "next", "because": "1 device"}]
+        assert await run.query("path") == [split, {"element": "hold", "branch": "next", "because": "1 device: 1 accepted"}]
         story = (await _metadata(run)).current_details
         assert "**stays**: Users in a segment" in story
         assert story.endswith("left at **out**")
@@ -302,7 +299,7 @@ STRANGE = ["a/b", "with space", "100%", "a%2Fb", "語 ü", "x#y?z&w", "'quoted'"
 async def test_strange_user_ids(house: House) -> None:
     """Ids with slashes, spaces, percent signs, quotes and any script enter, pass, are found and are terminated alike."""
     house.load("users", "user_id,plan\n" + "".join(f"{user},strange\n" for user in STRANGE))
-    house.load("devices", "device_id,user_id,token,opt_in\n" + "".join(f"d-{user},{user},t,true\n" for user in STRANGE))
+    house.load("devices", "device_id,user_id,platform,opt_in\n" + "".join(f"d-{user},{user},ios,true\n" for user in STRANGE))
     house.save("""\
         journey: strange
         reentry: after_exit
@@ -329,14 +326,12 @@ async def test_strange_user_ids(house: House) -> None:
 
 async def test_a_terminated_run_is_reconciled(house: House) -> None:
     """A run that an operator terminates closes its passage as `terminated`, where it stood, and the journey ends."""
-    open_door(house)
-    async with house.serving(DECIDING) as client:
-        report = await house.engine.start("door", client=client)
+    async with open_door(house) as client:
         run = await _until_at(client, "held", "hold")
         inside = stats_of(house.stores, "door")
         assert (inside.inside, inside.elements["hold"].inside) == (1, 1)
         await run.terminate("an operator")
-        stats = await asyncio.wait_for(house.engine.result(report, client=client), 30)
+    stats = stats_of(house.stores, "door")
     assert (stats.inside, stats.exited, stats.state) == (0, {"terminated": 1}, "finished")
     assert stats.elements["hold"].left == {"terminated": 1}
     (passed,) = explain(house.stores.ledger.database, "door", "held").runs

@@ -19,6 +19,7 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 
+from activities.enrolment import PAGE
 from activities.records.ledger import enrolments
 from tests.house import House
 from tests.test_enrolment import load_crowd, rows, runs_of
@@ -161,7 +162,7 @@ def test_a_wrong_setting_is_refused(tmp_path: Path) -> None:
 
 async def test_a_long_enrolment_does_not_hold_up_draining(house: House) -> None:
     """Told to stop in the middle of an enrolment, a worker ends at the page's end, and another goes on at once."""
-    size = 1_100
+    size = PAGE + 20
     load_crowd(house, size)
     async with production_workers(house, (JOURNEYS_QUEUE,)) as client:
         async with worker(house, "--role", "users", JOURNEYS_DRAIN_SECONDS="60") as served:

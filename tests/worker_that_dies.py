@@ -68,9 +68,7 @@ class _Starts(temporalio.client.OutboundInterceptor):
 class StartWatcher(temporalio.client.Interceptor):
     """Sees every start that a client makes."""
 
-    def intercept_client(
-        self, next: temporalio.client.OutboundInterceptor
-    ) -> temporalio.client.OutboundInterceptor:
+    def intercept_client(self, next: temporalio.client.OutboundInterceptor) -> temporalio.client.OutboundInterceptor:
         return _Starts(next, self)
 
     async def start(self, proceed: Callable[..., Any], input: temporalio.client.StartWorkflowInput) -> Any:

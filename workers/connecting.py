@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,9 @@ async def connect(settings: Settings, plugin: JourneysPlugin | None = None) -> C
     try:
         return await asyncio.wait_for(Client.connect(**{**config, "plugins": plugins}), CONNECT_SECONDS)
     except (RuntimeError, RPCError, TimeoutError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "it did not answer in time"
+        said = str(error).splitlines()[0] if str(error) else "it did not answer in time"
+        inner = re.search(r'message: "([^"]+)"', said)  # of what the client's layers wrap around each other
+        reason = inner.group(1) if inner else said
         raise NoServer(
             f"no Temporal server answers at {address!r} ({source}): {reason[:200]}",
             hint="start one with `journeys dev`, or set TEMPORAL_ADDRESS",

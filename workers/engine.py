@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,7 +31,7 @@ from activities.documents.saving import SaveReport, save_documents
 from activities.planning import Plan, plan_journey
 from activities.records.catalogue import Saved
 from activities.stores import Stores
-from workers.connecting import connect
+from workers.connecting import connect, create_search_attributes
 from workers.opening import open_stores
 from workers.settings import Settings, load_settings
 from workflows.contracts import (
@@ -48,6 +48,8 @@ from workflows.errors import DefinitionError, Fault, JourneyError, RefusedError
 
 WORKER_SECONDS = 5.0
 """How long a start waits for a worker to answer before it says that none does."""
+ATTRIBUTE_PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0)
+"""Seconds between tries while the server's parts learn of new search attributes."""
 UNANSWERED = (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.CANCELLED)
 """What the server answers to a query that no worker takes."""
 
@@ -254,22 +256,7 @@ class Engine:
         workflow_id = journey_workflow_id(found.name)
         document = self._document(found)
         try:
-            handle: WorkflowHandle[object, Stats] = await reached.start_workflow(
-                "Journey",
-                JourneyInput(journey=found.name, version=found.version),
-                id=workflow_id,
-                task_queue=JOURNEYS_QUEUE,
-                result_type=Stats,
-                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-                id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-                search_attributes=TypedSearchAttributes(
-                    [
-                        SearchAttributePair(JOURNEY_ID, found.name),
-                        SearchAttributePair(JOURNEY_VERSION, str(found.version)),
-                    ]
-                ),
-                static_summary=document.title or document.journey,
-            )
+            handle = await _launched(reached, lambda: self._launch(reached, found, document))
         except WorkflowAlreadyStartedError:
             handle = reached.get_workflow_handle(workflow_id, result_type=Stats)
             await self._require_version(handle, found)
@@ -303,6 +290,25 @@ class Engine:
             return ended
         except WorkflowFailureError as error:
             raise _failed(error) from error
+
+    async def _launch(self, client: Client, found: Saved, document: JourneyDocument) -> WorkflowHandle[object, Stats]:
+        handle: WorkflowHandle[object, Stats] = await client.start_workflow(
+            "Journey",
+            JourneyInput(journey=found.name, version=found.version),
+            id=journey_workflow_id(found.name),
+            task_queue=JOURNEYS_QUEUE,
+            result_type=Stats,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+            search_attributes=TypedSearchAttributes(
+                [
+                    SearchAttributePair(JOURNEY_ID, found.name),
+                    SearchAttributePair(JOURNEY_VERSION, str(found.version)),
+                ]
+            ),
+            static_summary=document.title or document.journey,
+        )
+        return handle
 
     def _read(self, paths: Iterable[str | Path]) -> tuple[list[RawDocument], list[Fault]]:
         """Read every document, and collect what cannot be read."""
@@ -361,6 +367,21 @@ class Engine:
                 "revise, or wait until it has finished",
                 code="other-version-running",
             )
+
+
+async def _launched(
+    client: Client, launch: Callable[[], Awaitable[WorkflowHandle[object, Stats]]]
+) -> WorkflowHandle[object, Stats]:
+    """Launch; where no worker ever served, the namespace lacks our search attributes, and gets them first."""
+    for pause in ATTRIBUTE_PAUSES:
+        try:
+            return await launch()
+        except RPCError as error:
+            if error.status != RPCStatusCode.INVALID_ARGUMENT or "search attribute" not in error.message:
+                raise
+            await create_search_attributes(client)
+            await asyncio.sleep(pause)
+    return await launch()
 
 
 async def _status(handle: WorkflowHandle[object, Stats]) -> JourneyStatus:

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from workflows.conditions import Zone
+from workflows.conditions import Zone, duration
 from workflows.errors import DefinitionError, Fault
 
 PREFIX = "JOURNEYS_"
@@ -45,7 +45,45 @@ class Settings(BaseSettings):
     membership_megabytes: int = Field(default=512, ge=1)
     """Most memory that memberships may hold; the least recently used leaves first."""
     push_provider: str = "outbox"
-    """Provider of devices that name none."""
+    """Provider of devices that name none: `outbox`, or one that is set up below."""
+    push_patience_seconds: float = Field(default=3_600, gt=0)
+    """Longest time for which a push is tried again; a message's time to live may be shorter."""
+    frequency_cap: str | None = None
+    """Marketing pushes one user may get over all journeys, such as `3/7d`: 3 in any 7 days; left out: no cap."""
+    push_ca_file: Path | None = None
+    """Certificates to trust beside the system's, for providers behind a gateway of one's own."""
+    fcm_credentials: Path | None = None
+    """Service account of Firebase, a JSON file. Sets up the provider `fcm`."""
+    fcm_base_url: str | None = None
+    """Address of FCM; left out: Google's."""
+    apns_key: Path | None = None
+    """Apple's token signing key, a .p8 file. Sets up the provider `apns`, together with the next three."""
+    apns_key_id: str | None = None
+    """The key's id."""
+    apns_team_id: str | None = None
+    """The team's id."""
+    apns_topic: str | None = None
+    """The application's bundle id."""
+    apns_environment: Literal["production", "sandbox"] = "production"
+    """Which of Apple's services."""
+    apns_base_url: str | None = None
+    """Address of APNs; left out: Apple's."""
+    webpush_key: Path | None = None
+    """VAPID private key, a PEM file. Sets up the provider `webpush`, together with the next."""
+    webpush_subject: str | None = None
+    """Who sends, as `mailto:` or `https:` address (RFC 8292, section 2.1)."""
+    webpush_hosts: tuple[str, ...] = ()
+    """Hosts that subscriptions may name, beside the browsers' own services."""
+    webhook_url: str | None = None
+    """Where the provider `webhook` posts. Sets it up, together with the next."""
+    webhook_secret: SecretStr | None = None
+    """Signs what is posted."""
+    pushwoosh_application: str | None = None
+    """Application code at Pushwoosh. Sets up the provider `pushwoosh`, together with the next."""
+    pushwoosh_token: SecretStr | None = None
+    """API token at Pushwoosh."""
+    pushwoosh_base_url: str | None = None
+    """Address of Pushwoosh's API; left out: its own."""
     sandbox: bool = False
     """Whether workers run workflow code in Temporal's sandbox: safer while changing it, and slower."""
     pollers: int = Field(default=20, ge=1)
@@ -59,11 +97,14 @@ class Settings(BaseSettings):
     server: Path | None = None
     """The `temporal` program to start as the embedded server; left out: the one that is installed, then the path."""
 
-    @field_validator("push_provider")
+    @field_validator("frequency_cap")
     @classmethod
-    def _known_provider(cls, value: str) -> str:
-        if value != "outbox":
-            raise ValueError("the only provider is 'outbox'")
+    def _readable_cap(cls, value: str | None) -> str | None:
+        if value is not None:
+            number, slash, period = value.partition("/")
+            if not (slash and number.isascii() and number.isdigit() and int(number) > 0):
+                raise ValueError("a cap is written 3/7d: how many, and in which period")
+            duration(period)
         return value
 
     @field_validator("table_options", mode="before")
@@ -80,9 +121,33 @@ class Settings(BaseSettings):
         return options
 
     @property
+    def providers(self) -> tuple[str, ...]:
+        """The names of the providers that are set up; the outbox always is."""
+        found = {
+            "fcm": self.fcm_credentials,
+            "apns": self.apns_key,
+            "webpush": self.webpush_key,
+            "webhook": self.webhook_url,
+            "pushwoosh": self.pushwoosh_application,
+        }
+        return ("outbox", *(name for name, set_up in found.items() if set_up is not None))
+
+    @model_validator(mode="after")
+    def _known_provider(self) -> Settings:
+        if self.push_provider not in self.providers:
+            known = ", ".join(self.providers)
+            raise ValueError(f"JOURNEYS_PUSH_PROVIDER is {self.push_provider!r}; set up are: {known}")
+        return self
+
+    @property
     def freshness(self) -> timedelta:
         """`freshness_seconds` as a duration."""
         return timedelta(seconds=self.freshness_seconds)
+
+    @property
+    def push_patience(self) -> timedelta:
+        """`push_patience_seconds` as a duration."""
+        return timedelta(seconds=self.push_patience_seconds)
 
     @property
     def database_url(self) -> str:

@@ -8,7 +8,7 @@ JourneyError
 ├── ImportRefused       a file cannot be imported as it is                refused, never retried
 ├── NotWarm             the answer needs more than a look-up              the ordinary activity takes over
 ├── StillInside         users are still inside the journey                retried: a poll, not a fault
-├── WorkerStopping      long work gives way to a restart          another worker goes on
+├── WorkerStopping      long work ends early, since its worker stops      another worker goes on
 ├── StoreUnavailable    tables, catalogue or ledger cannot be reached     retried, visible to operators
 └── PushError           a provider cannot be used                         retried, visible to operators
 ```

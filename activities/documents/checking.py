@@ -52,8 +52,12 @@ class Checked:
         return {document.segment: document for _, document in self.documents if isinstance(document, SegmentDocument)}
 
     def members(self, position: int) -> dict[FileRef, pl.DataFrame]:
-        """Give the members of the files that one document refers to, by reference."""
-        return {ref: found.report.members for (place, ref), found in self.files.items() if place == position}
+        """Give the members of the files that one document refers to, by reference; then those of the other documents'.
+
+        A document may refer to a segment beside it, which refers to a file.
+        """
+        own = {ref: found.report.members for (place, ref), found in self.files.items() if place == position}
+        return {ref: found.report.members for (_, ref), found in self.files.items()} | own
 
     def require(self) -> None:
         """Refuse when anything is wrong.

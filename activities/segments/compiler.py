@@ -135,7 +135,10 @@ def select_users(
     Raises:
         DefinitionError: The condition does not fit the tables; `check_condition` finds such faults with their places.
         NotFoundError: A reference leads nowhere.
+        ValueError: `as_of` has no zone.
     """
+    if as_of.utcoffset() is None:
+        raise ValueError(f"as_of has no zone: {as_of!r}")
     plan = Compiler(snapshot, Clock(as_of, zone), resolve).plan(condition)
     return narrowed(snapshot.users, plan).select("user_id")
 

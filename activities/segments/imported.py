@@ -16,6 +16,8 @@ from activities.tables.identifiers import IdentifierReport, read_identifiers
 from workflows.documents import JourneyDocument, SegmentDocument
 from workflows.errors import RefusedError, StoreUnavailable
 
+SLICE_ROWS = 100_000
+
 ADD_ATTEMPTS = 10
 """How often adding to a segment starts again because somebody else made a version of it first."""
 
@@ -176,9 +178,14 @@ def _store(tables: Tables, import_id: str, members: pl.DataFrame) -> None:
 
 
 def _content_id(segment: str, identifier: str, members: pl.DataFrame) -> str:
-    """Name a list by its segment and content: importing the same list again changes nothing."""
+    """Name a list by its segment and content: importing the same list again, in any order, changes nothing."""
     content = hashlib.sha256(f"{segment}\n{identifier}\n".encode())
-    ids = members.select(pl.concat_str(pl.col("user_id"), pl.col("device_id").fill_null(""), separator="\t").sort())
-    for chunk in ids.iter_slices(100_000):
-        content.update("\n".join(chunk.to_series().to_list()).encode() + b"\n")
+    ids = members.get_column("user_id")
+    if members.get_column("device_id").null_count() < members.height:
+        pairs = pl.concat_str(pl.col("user_id"), pl.col("device_id").fill_null(""), separator="\t")
+        ids = members.select(pairs).to_series()
+    # Numbers are sorted in a quarter of the time of texts, and any order serves that is the same again.
+    ids = ids.gather(ids.hash().arg_sort())
+    for chunk in ids.to_frame().iter_slices(SLICE_ROWS):
+        content.update(f"{chunk.to_series().str.join(chr(10)).item()}\n".encode())
     return content.hexdigest()[:24]

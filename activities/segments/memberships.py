@@ -89,6 +89,7 @@ class Membership:
         valid_at: The last instant at which the answer was known to be the newest, UTC.
         digest: Names the condition with all that it referred to.
         timeless: Whether the answer stays true while the tables stay the same.
+        segments: The version of each segment that a reference followed to its newest, named `segment/NAME`.
     """
 
     ids: Ids
@@ -97,6 +98,7 @@ class Membership:
     valid_at: datetime
     digest: str
     timeless: bool
+    segments: Versions
 
 
 class Memberships:
@@ -189,7 +191,8 @@ class Memberships:
         if kept is not None and kept.tables == versions and kept.digest == references.digest(condition):
             return replace(kept, valid_at=now)
         found: Evaluation = self._segments.evaluate(condition, now, zone=zone, versions=versions, references=references)
-        return Membership(Ids(found.users.get_column("user_id")), found.tables, now, now, found.digest, found.timeless)
+        ids = Ids(found.users.get_column("user_id"))
+        return Membership(ids, found.tables, now, now, found.digest, found.timeless, found.segments)
 
 
 async def at_hand(asked: Coroutine[Any, Any, Found]) -> Found:

@@ -24,6 +24,9 @@ from workflows.errors import NotFoundError
 DEPTH_LIMIT = 50
 """Deepest nesting of segments in segments; more is taken for a circle."""
 
+PIN = "segment/"
+"""Before the name of a segment among versions of tables: no table is called so."""
+
 
 class References:
     """Answers what the references of one condition mean, once, so that one evaluation sees one version of each.
@@ -32,7 +35,8 @@ class References:
         catalogue: Where segments are saved.
         tables: Where imported members are.
         zone: The zone of segments that name none.
-        versions: The table versions of this evaluation; null for the newest.
+        versions: The table versions of this evaluation, and the versions of segments that it shall read, as
+            `pinned` gives them; null for the newest.
         saving: Documents that are about to be saved, by name: they win over saved ones.
         files: Members of files that are not imported, by their reference.
     """
@@ -102,8 +106,14 @@ class References:
 
     def _saved(self, ref: SegmentRef) -> Saved:
         if ref.segment not in self._found:
-            self._found[ref.segment] = self._catalogue.find("segment", ref.name, ref.version or 0)
+            version = ref.version or self._versions.get(PIN + ref.name, 0)
+            self._found[ref.segment] = self._catalogue.find("segment", ref.name, version)
         return self._found[ref.segment]
+
+    @property
+    def pinned(self) -> Versions:
+        """The versions that references without one were found to mean, each name behind `segment/`."""
+        return {PIN + name: saved.version for name, saved in sorted(self._found.items()) if "@" not in name}
 
     def _members(self, import_id: str) -> pl.LazyFrame:
         members = self._tables.scan("members", self._versions.get("members"))
@@ -120,6 +130,7 @@ class Evaluation:
         as_of: The instant of the evaluation, UTC.
         digest: Names the condition with all that it referred to.
         timeless: Whether the answer stays true while the tables stay the same.
+        segments: The version of each segment that a reference followed to its newest, named `segment/NAME`.
     """
 
     users: pl.DataFrame
@@ -127,6 +138,7 @@ class Evaluation:
     as_of: datetime
     digest: str
     timeless: bool
+    segments: Versions
 
 
 class Segments:
@@ -192,7 +204,8 @@ class Segments:
             condition: The segment's condition.
             as_of: The instant of the evaluation, UTC.
             zone: The zone of its calendar days; null for the default.
-            versions: Table versions to read; null for the newest.
+            versions: Table versions to read; null for the newest. With the versions of segments among them, as a
+                decision records both, the evaluation repeats that decision's.
             references: What references mean; null for what is saved now.
 
         Returns:
@@ -207,7 +220,8 @@ class Segments:
         digest = meant.digest(condition)
         lazy = select_users(condition, self.snapshot(read), as_of=as_of, zone=zone or self.zone, resolve=meant)
         users = self.tables.collect(lazy.select("user_id").sort("user_id"))
-        return Evaluation(users, read, as_of, digest, is_timeless(condition, meant))
+        tables = {name: version for name, version in read.items() if not name.startswith(PIN)}
+        return Evaluation(users, tables, as_of, digest, is_timeless(condition, meant), meant.pinned)
 
 
 def condition_key(condition: Condition, zone: str) -> str:

@@ -1,13 +1,13 @@
 """Match a CSV of user ids or device ids with the tables: what an imported segment is made of.
 
-The file may be larger than memory allows: its rows go through a temporary Parquet file in pieces, and are matched by
-polars' streaming engine. Only the matched ids and the rejected rows are ever held whole.
+The file may be larger than memory allows: ids of the file and of the table go to temporary files, parted by a hash, so
+that each part is matched by itself in memory. Only the matched ids and the rejected rows are ever held whole.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -15,7 +15,8 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from activities.tables.delta import reaching
-from activities.tables.reading import DELIMITED, LINE, Layout, records, require_columns, survey
+from activities.tables.encodings import file_readable
+from activities.tables.reading import DELIMITED, LINE, Layout, records, require_columns, scan_clean, survey
 from activities.tables.rejects import Reject, rejects_path, rejects_writable
 from workflows.errors import ImportRefused
 
@@ -23,6 +24,15 @@ Identifier: TypeAlias = Literal["user_id", "device_id"]
 """What the ids of a file are."""
 
 PIECE_ROWS = 50_000
+"""Rows of a file that polars cannot read, parsed before they are written away."""
+
+PART_BYTES = 8 << 20
+"""How much of a file makes one more part: about as much as a processor's cache holds, hashed."""
+
+PARTS_LIMIT = 64
+"""Most parts: each is an open file while they are written."""
+
+PART = "part"
 
 PIECE: dict[str, pl.DataType] = {LINE: pl.Int64(), "id": pl.String(), "reason": pl.String(), "row": pl.String()}
 """A row of the file: its id, or the reason why it has none."""
@@ -90,14 +100,13 @@ def read_identifiers(
     owners = _owners(identifier, users, devices)
     if column is None and layout.header[index] != identifier:
         _refuse_headless(layout, layout.header[index], identifier, owners)
-    with tempfile.TemporaryDirectory(prefix="journeys-ids-") as folder:
-        for number, piece in enumerate(_pieces(layout, index)):
-            piece.write_parquet(Path(folder) / f"{number:06}.parquet")
-        read = pl.scan_parquet(Path(folder) / "*.parquet")
-        report, rejects = _match(read, identifier, owners)
+    with tempfile.TemporaryDirectory(prefix="journeys-ids-") as folder, file_readable(path):
+        read = _scan(layout, index, Path(folder))
+        parts = min(PARTS_LIMIT, 1 + path.stat().st_size // PART_BYTES)
+        report, rejected = _match(read, identifier, owners, Path(folder), parts)
         if not report.members.height:
             raise _nothing(path, layout.header[index], identifier, report, read, owners)
-        rejects_file = _write_rejects(path, Path(rejects_dir) if rejects_dir else None, rejects)
+        rejects_file = _write_rejects(path, Path(rejects_dir) if rejects_dir else None, read, rejected)
     return report.model_copy(update={"rejects_file": rejects_file, "warnings": layout.warnings})
 
 
@@ -140,8 +149,22 @@ def _refuse_headless(layout: Layout, header: str, identifier: Identifier, owners
         )
 
 
+def _scan(layout: Layout, index: int, folder: Path) -> pl.LazyFrame:
+    """Read the file as `PIECE` says: by polars where its rows are proven, else exactly, through temporary files."""
+    if layout.clean:
+        names = [f"\x1f{number}" for number in range(len(layout.header))]
+        text = pl.col(names[index]).str.strip_chars()
+        row = pl.concat_str(pl.col(names).fill_null(""), separator=layout.delimiter)
+        rows = scan_clean(layout, names).with_columns(id=pl.when(text != "").then(text), row=row)
+        reason = pl.when(pl.col("id").is_null()).then(pl.lit(EMPTY))
+        return rows.select(LINE, "id", reason.alias("reason"), "row")
+    for number, piece in enumerate(_pieces(layout, index)):
+        piece.write_parquet(folder / f"{number:06}.parquet")
+    return pl.scan_parquet(folder / "*.parquet")
+
+
 def _pieces(layout: Layout, index: int) -> Iterator[pl.DataFrame]:
-    """Read the file in pieces of bounded size; at least one, perhaps empty."""
+    """Read the file exactly, in pieces of bounded size; at least one, perhaps empty."""
     taken: list[tuple[int, str | None, str | None, str | None]] = []
     for record in records(layout):
         cell = "" if record.fault else record.cells[index].strip()
@@ -153,40 +176,92 @@ def _pieces(layout: Layout, index: int) -> Iterator[pl.DataFrame]:
     yield pl.DataFrame(taken, schema=PIECE, orient="row")
 
 
-def _match(read: pl.LazyFrame, identifier: Identifier, owners: pl.LazyFrame) -> tuple[IdentifierReport, pl.DataFrame]:
-    """Match the ids, count every row once, and collect those that did not match."""
-    # An unknown id is rejected once, on its first line.
-    first = read.filter(pl.col("id").is_not_null()).group_by("id").agg(pl.col(LINE).min())
+def _match(
+    read: pl.LazyFrame, identifier: Identifier, owners: pl.LazyFrame, folder: Path, parts: int
+) -> tuple[IdentifierReport, pl.DataFrame]:
+    """Match the ids and count every row once.
+
+    Args:
+        read: The file's rows, as `PIECE` says.
+        identifier: What the ids are.
+        owners: The known ids: `id`, `user_id`, `device_id`.
+        folder: For temporary files.
+        parts: How many parts to match one by one.
+
+    Returns:
+        The report without the rejects file, and `LINE` with `reason` of the rows that did not match.
+    """
+    matched: list[pl.DataFrame] = []
+    rejected: list[pl.DataFrame] = []
+    rows = duplicates = unknown = 0
+    # Of user ids the owner is the id itself: one column is enough.
+    columns = ["id"] if identifier == "user_id" else ["id", "user_id", "device_id"]
+    listed = _parted(read.select(LINE, "id", "reason"), folder / "listed", parts)
     with reaching("the tables"):
-        matched = first.join(owners, on="id", how="inner").collect(engine="streaming").sort(LINE)
-    unknown = first.join(matched.lazy().select("id"), on="id", how="anti")
-    reason = pl.lit(f"no {identifier} ") + pl.col("id") + " in the table"
-    strange = read.join(unknown, on=LINE, how="semi").with_columns(reason=reason).collect(engine="streaming")
-    unread = read.filter(pl.col("id").is_null()).collect(engine="streaming")
-    rows = int(read.select(pl.len()).collect().item())
-    empty = int((unread.get_column("reason") == EMPTY).sum())
-    ids = matched.get_column("id").n_unique()
+        known = _parted(owners.select(columns), folder / "known", parts)
+    for part in range(parts):
+        given, holding = listed(part), known(part)
+        unread = given.filter(pl.col("id").is_null()).select(LINE, "reason")
+        if not given.get_column(LINE).is_sorted():
+            given = given.sort(LINE)
+        first = given.select(LINE, "id").drop_nulls().unique(subset="id", keep="first")
+        # A semi join makes no pairs, which takes half the time.
+        found = first.join(holding, on="id", how="semi" if identifier == "user_id" else "inner")
+        # An unknown id is rejected once, on its first line.
+        strange = first.join(holding, on="id", how="anti")
+        reason = pl.lit(f"no {identifier} ") + pl.col("id") + " in the table"
+        rejected += [unread, strange.select(LINE, reason.alias("reason"))]
+        matched.append(found if identifier == "device_id" else found.rename({"id": "user_id"}))
+        rows += given.height
+        unknown += strange.height
+        duplicates += given.height - unread.height - first.height
+    members = pl.concat(matched).sort(LINE)
+    if identifier == "user_id":
+        members = members.with_columns(device_id=pl.lit(None, pl.String))
+    refused = pl.concat(rejected).sort(LINE)
+    empty = int((refused.get_column("reason") == EMPTY).sum())
     report = IdentifierReport(
-        members=matched.select("user_id", "device_id"),
+        members=members.select("user_id", "device_id"),
         rows=rows,
-        users=matched.get_column("user_id").n_unique(),
-        unknown=strange.height,
-        duplicates=rows - unread.height - strange.height - ids,
+        users=members.height if identifier == "user_id" else members.get_column("user_id").n_unique(),
+        unknown=unknown,
+        duplicates=duplicates,
         empty=empty,
-        rejected=unread.height - empty,
+        rejected=refused.height - unknown - empty,
         rejects_file=None,
         warnings=[],
     )
-    return report, pl.concat([unread, strange]).sort(LINE)
+    return report, refused
 
 
-def _write_rejects(path: Path, folder: Path | None, rejects: pl.DataFrame) -> str | None:
-    """Write the rejects file, as `rejects.write_rejects` does, from a frame."""
-    if not rejects.height:
+def _parted(frame: pl.LazyFrame, folder: Path, parts: int) -> Callable[[int], pl.DataFrame]:
+    """Part a frame by a hash of its ids, all empty ones together, and give a reader of the parts.
+
+    The hash only says which part an id goes to; ids are matched by themselves.
+    """
+    if parts == 1:
+        whole = frame.collect(engine="streaming")
+        return lambda _: whole
+    parted = frame.with_columns((pl.col("id").hash() % parts).cast(pl.UInt8).alias(PART))
+
+    parted.sink_ipc(pl.PartitionBy(folder, key=PART, include_key=False), mkdir=True)
+    empty = pl.DataFrame(schema=frame.collect_schema())
+
+    def part(number: int) -> pl.DataFrame:
+        files = sorted(folder.glob(f"{PART}={number}/*"))
+        return pl.concat([empty, *(pl.read_ipc(file) for file in files)])
+
+    return part
+
+
+def _write_rejects(path: Path, folder: Path | None, read: pl.LazyFrame, rejected: pl.DataFrame) -> str | None:
+    """Write the rejects file, as `rejects.write_rejects` does, with the rows as they stand in the file."""
+    if not rejected.height:
         return None
     target = rejects_path(path, folder)
+    rows = read.select(LINE, "row").join(rejected.lazy(), on=LINE, how="inner").collect(engine="streaming").sort(LINE)
     with rejects_writable(target):
-        rejects.rename({LINE: "line"}).select(Reject._fields).write_csv(target)
+        rows.rename({LINE: "line"}).select(Reject._fields).write_csv(target)
     return str(target)
 
 

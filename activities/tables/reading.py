@@ -99,7 +99,7 @@ def survey(path: Path) -> Layout:
         raise ImportRefused(f"{path} is empty", hint="Its first line has to name the columns.")
     header = [cell.strip() for cell in record.cells]
     check_names(path, header)
-    clean = encoding.startswith("utf-8") and record.line == 1 and len(header) > 1
+    clean = encoding.startswith("utf-8") and record.line == 1
     clean = clean and is_uniform(path, delimiter, len(header))
     return Layout(path, encoding, delimiter, header, clean, warnings)
 
@@ -145,8 +145,10 @@ def read_delimited(path: Path) -> Sheet:
     layout = survey(path)
     names = [name or f"\x1f{index}" for index, name in enumerate(layout.header)]
     rejects: list[Reject] = []
-    frame = _read_fast(layout, names) if layout.clean else None
-    if frame is None:
+    if layout.clean:
+        with file_readable(path):
+            frame = scan_clean(layout, names).collect()
+    else:
         frame = _read_exactly(layout, names, rejects)
     unnamed = [name for name in names if name.startswith("\x1f")]
     for name in unnamed:
@@ -158,23 +160,29 @@ def read_delimited(path: Path) -> Sheet:
     return Sheet(frame.select(LINE, pl.exclude(LINE, *unnamed)), rejects, warnings=layout.warnings)
 
 
-def _read_fast(layout: Layout, names: list[str]) -> pl.DataFrame | None:
-    """Read a clean file with polars, or nothing where a row turns out to be too long."""
-    try:
-        with layout.path.open("rb") as file:
-            frame = pl.read_csv(
-                file,
-                has_header=False,
-                skip_lines=1,
-                separator=layout.delimiter,
-                quote_char=None,
-                schema=dict.fromkeys(names, pl.String()),
-                extra_columns="raise",
-                raise_if_empty=False,
-            )
-    except pl.exceptions.ComputeError:
-        return None
-    return frame.with_columns(pl.int_range(2, pl.len() + 2, dtype=pl.Int64).alias(LINE))
+def scan_clean(layout: Layout, names: list[str]) -> pl.LazyFrame:
+    """Scan the rows of a clean file with polars.
+
+    Args:
+        layout: What `survey` found; `clean` has to be true.
+        names: A name for each column.
+
+    Returns:
+        `LINE: Int64`, then the columns as text; null is an empty cell.
+    """
+    scanned = pl.scan_csv(
+        layout.path,
+        has_header=False,
+        skip_lines=1,
+        separator=layout.delimiter,
+        quote_char=None,
+        schema=dict.fromkeys(names, pl.String()),
+        raise_if_empty=False,
+        glob=False,
+        row_index_name=LINE,
+        row_index_offset=2,
+    )
+    return scanned.with_columns(pl.col(LINE).cast(pl.Int64))
 
 
 def _read_exactly(layout: Layout, names: list[str], rejects: list[Reject]) -> pl.DataFrame:

@@ -43,10 +43,10 @@ PINNED_VERSIONS = 32
 NO_LOG = re.compile(r"(?i)no table metadata|log ?segment|not ?found|no such file")
 """What deltalake says when a version's part of the log is gone, or never was."""
 
-MISSING_FILE = re.compile(
-    rf"(?s)(?=.*(?:No such file|[Nn]ot ?[Ff]ound))(?:.*/)?(?P<table>{'|'.join(TABLES)})/(?P<file>[^/\s]+\.parquet)"
-)
-"""What polars says, of a folder or of an object store, when a file of a table is gone."""
+MISSING_FILE = re.compile(rf"(?P<table>{'|'.join(TABLES)})/(?P<file>[^/\s]+\.parquet)")
+NOT_THERE = re.compile("No such file|[Nn]ot ?[Ff]ound")
+"""What polars says, of a folder or of an object store, when a file of a table is gone: first the file itself, and
+perhaps another one afterwards, since it shares the connection to a bucket."""
 
 
 @contextmanager
@@ -237,7 +237,8 @@ class StoredTables:
 
     def _explained(self, error: StoreUnavailable) -> NotFoundError | None:
         """Tell whether a file could not be read because its version was vacuumed; None for any other reason."""
-        missing = MISSING_FILE.search(str(error.__cause__)); print("CAUSE", repr(str(error.__cause__))); print(missing)
+        said = str(error.__cause__)
+        missing = MISSING_FILE.search(said) if NOT_THERE.search(said) else None
         if missing is None:
             return None
         name: TableName = next(table for table in TABLES if table == missing["table"])

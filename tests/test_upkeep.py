@@ -1,0 +1,258 @@
+"""Upkeep of the audience tables: by hand, by a schedule, and never at the cost of what still needs a version."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from temporalio.client import Client, ScheduleOverlapPolicy, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.service import RPCError
+
+from activities.records.ledger import Arrival, Evidence
+from activities.tables.delta import Tables
+from activities.tables.schema import TableName
+from activities.tables.tidying import tidy
+from activities.upkeep import needed_versions, tidy_tables
+from tests.house import House
+from workflows.contracts import JOURNEYS_QUEUE, Audience, Leave, Outcome, Visit
+from workflows.errors import NotFoundError, StoreUnavailable
+from workflows.upkeep import TidiedTable, UpkeepInput, UpkeepReport
+
+ROOT = Path(__file__).parents[1]
+NONE = timedelta(0)
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Tables:
+    return Tables(tmp_path / "tables")
+
+
+def users(*ids: str, plan: str = "free") -> pl.DataFrame:
+    return pl.DataFrame({"user_id": ids, "plan": [plan] * len(ids)}, schema={"user_id": pl.String, "plan": pl.String})
+
+
+def tidied(
+    tables: Tables, needed: tuple[int, ...] = (), retain: timedelta = NONE, *, dry_run: bool = False
+) -> TidiedTable:
+    found = tidy(tables, "users", retain=retain, needed=needed, now=datetime.now(UTC), dry_run=dry_run)
+    assert found is not None
+    return found
+
+
+def rows(tables: Tables, version: int | None = None, name: TableName = "users") -> list[tuple[Any, ...]]:
+    return sorted(tables.collect(tables.scan(name, version)).rows(), key=repr)
+
+
+def test_compaction_changes_no_row_and_is_one_commit(tables: Tables) -> None:
+    """Many small files become one in one commit, with the same rows; what was replaced stays for its time."""
+    for number in range(6):
+        tables.append("users", users(f"u{number}"))
+    before = rows(tables)
+    foretold = tidied(tables, retain=DAY, dry_run=True)
+    assert (foretold.version, foretold.files_before, foretold.files_after, foretold.vacuumed) == (5, 6, 1, 0)
+    done = tidied(tables, retain=DAY)
+    assert done.model_dump() == {"table": "users", "version": 6, "files_before": 6, "files_after": 1, "vacuumed": 0}
+    assert rows(tables) == before
+    assert [len(rows(tables, version)) for version in range(7)] == [1, 2, 3, 4, 5, 6, 6]
+    again = tidied(tables, retain=DAY)
+    assert (again.version, again.files_before, again.files_after) == (6, 1, 1)
+
+
+def test_vacuum_removes_what_nothing_needs_and_says_so(tables: Tables) -> None:
+    """Replaced files go after their time; the newest version stays whole; an older one is refused as vacuumed."""
+    for plan in ("free", "paid", "pro"):
+        tables.upsert("users", users("a", "b", plan=plan), "user_id")
+    scanned_before = tables.scan("users", 0)
+    assert tidied(tables, dry_run=True).vacuumed == 2
+    assert tidied(tables, retain=DAY).vacuumed == 0
+    assert rows(tables, 0) == [("a", "free"), ("b", "free")]
+    assert tidied(tables).vacuumed == 2
+    assert rows(tables) == [("a", "pro"), ("b", "pro")]
+    with pytest.raises(NotFoundError, match="version 0 of the table users was vacuumed") as refused:
+        tables.collect(scanned_before)
+    assert refused.value.code == "vacuumed"
+    assert "newest version" in refused.value.hint
+    with pytest.raises(NotFoundError, match="version 1 of the table users was vacuumed"):
+        Tables(tables.root).row_count("users", 1)
+    assert tidied(tables).version == tables.version("users"), "a vacuum that finds nothing commits nothing"
+
+
+def test_a_version_whose_log_is_gone_was_vacuumed(tables: Tables) -> None:
+    """A version that the log has forgotten is refused as vacuumed; one that never was, as unknown."""
+    for number in range(4):
+        tables.append("users", users(f"u{number}"))
+    tables.handle("users", 3).create_checkpoint()
+    for version in range(3):
+        (Path(tables.place("users")) / "_delta_log" / f"{version:020}.json").unlink()
+    fresh = Tables(tables.root)
+    with pytest.raises(NotFoundError, match="version 1 of the table users was vacuumed"):
+        fresh.scan("users", 1)
+    with pytest.raises(NotFoundError, match="no version 9"):
+        fresh.scan("users", 9)
+    assert len(rows(fresh)) == 4
+
+
+def test_a_file_that_the_newest_version_needs_is_no_vacuum(tables: Tables) -> None:
+    """A damaged table is a store that cannot be used, which is retried, and never taken for a vacuumed version."""
+    tables.append("users", users("a"))
+    next(Path(tables.place("users")).glob("*.parquet")).unlink()
+    with pytest.raises(StoreUnavailable, match="No such file"):
+        tables.row_count("users")
+
+
+def test_needed_versions_survive(tables: Tables) -> None:
+    """A needed version, and all that are newer, stay readable whatever the retention; older ones go."""
+    for plan in ("a", "b", "c", "d"):
+        tables.upsert("users", users("u", plan=plan), "user_id")
+        time.sleep(0.01)
+    assert tidied(tables, needed=(1, 77)).vacuumed == 0
+    assert [rows(tables, version) for version in (1, 2, 3)] == [[("u", "b")], [("u", "c")], [("u", "d")]]
+    assert tidied(tables).vacuumed == 3
+
+
+def test_a_killed_imports_leavings_go_after_a_day(tables: Tables) -> None:
+    """A file that no commit names stays while it may belong to an import under way, and goes after a day."""
+    tables.append("users", users("a"))
+    stray = Path(tables.place("users")) / "part-00000-stray-c000.snappy.parquet"
+    stray.write_bytes(b"half a file")
+    assert tidied(tables).vacuumed == 0
+    os.utime(stray, (time.time() - 2 * 86_400,) * 2)
+    assert tidied(tables, retain=timedelta(hours=1)).vacuumed == 0
+    assert tidied(tables, retain=DAY).vacuumed == 1
+    assert not stray.exists()
+    assert len(rows(tables)) == 1
+
+
+def test_members_of_saved_versions_survive(house: House) -> None:
+    """Compaction and vacuum leave each saved version of an imported segment whole."""
+    for user in ("u1", "u2", "u3"):
+        house.stores.tables.append("members", pl.DataFrame({"import_id": [user], "user_id": [user]}), once=user)
+    now = datetime.now(UTC)
+    done = tidy(house.stores.tables, "members", retain=NONE, needed=(), now=now, dry_run=False)
+    assert done is not None
+    assert (done.files_before, done.files_after, done.vacuumed) == (3, 1, 3)
+    found = house.stores.tables.collect(house.stores.tables.scan("members").filter(import_id="u2"))
+    assert found["user_id"].to_list() == ["u2"]
+
+
+async def test_what_the_ledger_still_needs(house: House) -> None:
+    """Versions that decided about users inside are needed, until those have left; so are unfinished enrolments'."""
+    ledger, at = house.stores.ledger, datetime.now(UTC)
+    await ledger.open_journey("hello", 1, "digest", "launch", at)
+    audience = Audience(enrolment="e", users=2, as_of=at, tables={"users": 3, "events": -1})
+    await ledger.open_enrolment("e", "hello", 1, "start", audience)
+    assert needed_versions(ledger.database) == {"users": {3}, "events": {-1}}
+    arrival = Arrival(enrolment="e", journey="hello", version=1, entry="start", reentry="never", at=at)
+    first, second = await ledger.admit(arrival, ["u1", "u2"])
+    await ledger.page_done("e", [], 2)
+    visit = Visit(
+        journey="hello", version=1, digest="d", passage=first.passage, step=1, element="loyal", user_id="u1", now=at
+    )
+    await ledger.record(visit, Outcome(branch="x"), outcome="x", evidence=Evidence({"users": 5}, at))
+    assert needed_versions(ledger.database) == {"users": {3, 5}, "events": {-1}}
+    await ledger.close({first.passage: Leave(exit="done", reason="end")}, at)
+    assert needed_versions(ledger.database) == {"users": {3}, "events": {-1}}
+    await ledger.close({second.passage: Leave(exit="done", reason="end")}, at)
+    assert needed_versions(ledger.database) == {}
+
+
+async def test_the_workflow_tidies_and_tells(house: House) -> None:
+    """The workflow `Upkeep` on the queue of journeys compacts, and returns what it did to each table."""
+    house.load("users", "user_id,plan\nu7,paid\n")
+    async with house.serving((JOURNEYS_QUEUE,)) as client:
+        result = await client.execute_workflow(
+            "Upkeep", UpkeepInput(), id="upkeep-now", task_queue=JOURNEYS_QUEUE, result_type=UpkeepReport
+        )
+        done = {one.table: (one.files_before, one.files_after, one.vacuumed) for one in result.tables}
+        assert done == {"users": (2, 1, 0), "devices": (1, 1, 0)}
+        with pytest.raises(WorkflowFailureError) as refused:
+            await client.execute_workflow(
+                "Upkeep", UpkeepInput(retain="soon"), id="upkeep-bad", task_queue=JOURNEYS_QUEUE
+            )
+    assert "'soon' is no duration" in str(refused.value.cause.__cause__)
+    assert house.stores.tables.row_count("users") == 7
+
+
+def command(house: House, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """Run `journeys upkeep` in the house, as a person would."""
+    environment = {
+        **os.environ,
+        "JOURNEYS_HOME": str(house.settings.home),
+        "TEMPORAL_ADDRESS": house.address,
+        "TEMPORAL_NAMESPACE": house.namespace,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.cli", "upkeep", "--json", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_the_command(house: House) -> None:
+    """The command does what it foretold in a dry run, and refuses what is no duration or too short a one."""
+    house.load("users", "user_id,plan\nu7,paid\n")
+    status, foretold = command(house, "--dry-run")
+    assert status == 0
+    assert foretold["tables"][0] == {
+        "table": "users", "version": 1, "files_before": 2, "files_after": 1, "vacuumed": 0,
+    }  # fmt: skip
+    assert house.stores.tables.version("users") == 1
+    assert command(house, "--retain", "1h") == (
+        0,
+        {"tables": [{**foretold["tables"][0], "version": 2}, foretold["tables"][1]]},
+    )
+    assert tidy_tables(house.stores, UpkeepInput()).tables[0].files_before == 1
+    for wrong in ("soon", "5m"):
+        status, failure = command(house, "--retain", wrong)
+        assert (status, failure["errors"][0]["code"]) == (2, "wrong-duration")
+
+
+async def test_the_schedule(house: House) -> None:
+    """`--every` makes a schedule that starts the workflow, changes the one that is there, and `never` removes it."""
+    house.load("users", "user_id,plan\nu7,paid\n")
+    assert command(house, "--every", "1d") == (
+        0,
+        {"schedule": "upkeep", "every": "1d", "retain": "7d", "done": "created"},
+    )
+    assert command(house, "--every", "12h", "--retain", "2d")[1]["done"] == "changed"
+    async with house.serving((JOURNEYS_QUEUE,)) as client:
+        handle = client.get_schedule_handle("upkeep")
+        description = await handle.describe()
+        assert description.schedule.policy.overlap == ScheduleOverlapPolicy.SKIP
+        assert description.schedule.spec.intervals[0].every == timedelta(hours=12)
+        await handle.trigger()
+        report = UpkeepReport.model_validate(await _result_of_scheduled(client))
+        assert report.tables[0].files_after == 1
+    assert command(house, "--every", "never")[1] == {
+        "schedule": "upkeep", "every": None, "retain": None, "done": "removed",
+    }  # fmt: skip
+    with pytest.raises(RPCError, match="not found"):
+        await handle.describe()
+    assert command(house, "--every", "never")[1]["done"] == "absent"
+
+
+async def _result_of_scheduled(client: Client) -> Any:
+    """Wait for the run that the schedule started."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        handle = client.get_schedule_handle("upkeep")
+        actions = (await handle.describe()).info.recent_actions
+        if actions:
+            run = client.get_workflow_handle(actions[0].action.workflow_id)  # type: ignore[attr-defined]
+            result = await run.result()
+            assert (await run.describe()).status == WorkflowExecutionStatus.COMPLETED
+            return result
+    raise AssertionError("the schedule started nothing")
