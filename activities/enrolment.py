@@ -20,8 +20,8 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.faults import as_failures
+from activities.records.admissions import Admission, Arrival
 from activities.records.catalogue import SavedJourney
-from activities.records.ledger import Admission, Arrival
 from activities.stores import Stores
 from workflows.contracts import (
     JOURNEY_ID,

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from activities.push.composing import ACCEPTED, NO_REACHABLE_DEVICE, compose
 from activities.push.devices import Profile
 from activities.push.messages import needs_values
-from activities.records.ledger import refusal_reason
+from activities.records.admissions import refusal_reason
 from activities.segments.segments import References
 from activities.stores import Stores
 from workflows.conditions import Condition

@@ -11,7 +11,7 @@ from temporalio import activity
 
 from activities.faults import as_failures
 from activities.records.database import Database
-from activities.records.ledger import enrolments, journeys, passages, steps
+from activities.records.rows import enrolments, journeys, passages, steps
 from activities.stores import Stores
 from activities.tables.delta import TABLES
 from activities.tables.tidying import tidy

@@ -14,7 +14,7 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from activities.enrolment import PAGE
-from activities.records.ledger import enrolments, passages, pushes, refusals
+from activities.records.rows import enrolments, passages, pushes, refusals
 from tests.house import House
 from tests.worker_that_dies import (
     StartWatcher,

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import select
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 
-from activities.records.ledger import passages, pushes, steps
+from activities.records.rows import passages, pushes, steps
 from tests.house import DEVICES, SAMPLE_DOCUMENTS, USERS, House, open_house
 from tests.worker_that_dies import activities_only, other_process, production_workers, until
 from workflows.contracts import (

@@ -17,18 +17,10 @@ from sqlalchemy import Column, Connection, Integer, String, Table, func, insert,
 from sqlalchemy.exc import IntegrityError
 
 from activities.life import stats_of
+from activities.records.admissions import Admission, Arrival, passage_id, refusal_reason
 from activities.records.database import METADATA, Database
-from activities.records.ledger import (
-    Admission,
-    Arrival,
-    Ledger,
-    passage_id,
-    passages,
-    pushes,
-    refusal_reason,
-    refusals,
-    steps,
-)
+from activities.records.ledger import Ledger
+from activities.records.rows import passages, pushes, refusals, steps
 from tests.house import House
 from workflows.contracts import Leave, Outcome, Visit
 from workflows.documents import AtMost, Reentry

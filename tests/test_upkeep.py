@@ -16,7 +16,8 @@ import pytest
 from temporalio.client import Client, ScheduleOverlapPolicy, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.service import RPCError
 
-from activities.records.ledger import Arrival, Evidence
+from activities.records.admissions import Arrival
+from activities.records.ledger import Evidence
 from activities.tables.delta import Tables
 from activities.tables.schema import TableName
 from activities.tables.tidying import tidy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +14,7 @@ from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.service import RPCError
 
 from activities.life import stats_of
 from activities.records.reports import explain, list_pushes
@@ -160,9 +161,12 @@ async def test_a_second_run_beside_an_open_passage(house: House) -> None:
 async def _until_at(client: Client, user: str, element: str, journey: str = "door") -> WorkflowHandle[Any, Any]:
     """Wait until a user has arrived at an element; give his run."""
     handle = client.get_workflow_handle(user_workflow_id(journey, user))
+    details = "not started"
     for _ in range(200):
-        details = (await _metadata(handle)).current_details
-        if f"At {element} " in details:
+        # A start returns when the audience is evaluated: the run itself may come a moment later.
+        with suppress(RPCError):
+            details = (await _metadata(handle)).current_details
+        if details.startswith(f"At {element} "):
             return handle
         await asyncio.sleep(0.05)
     raise AssertionError(f"{user} never came to {element}: {details}")

@@ -20,7 +20,7 @@ from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 
 from activities.enrolment import PAGE
-from activities.records.ledger import enrolments
+from activities.records.rows import enrolments
 from tests.house import House
 from tests.test_enrolment import load_crowd, rows, runs_of
 from tests.worker_that_dies import production_workers, until

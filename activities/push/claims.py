@@ -25,7 +25,8 @@ from sqlalchemy import Column, Connection, Index, String, Table, Text, func, sel
 
 from activities.push.provider import Answer, Verdict
 from activities.records.database import METADATA
-from activities.records.ledger import Ledger, instant, pushes
+from activities.records.ledger import Ledger
+from activities.records.rows import instant, pushes
 from workflows.contracts import Outcome, Visit
 
 CLAIMED, UNKNOWN = "claimed", "unknown"

@@ -33,7 +33,7 @@ from activities.push.devices import OUTBOX
 from activities.push.messages import Rendered
 from activities.push.provider import Answer, Notification, PayloadTooLarge, Provider, Target, Verdict
 from activities.records.catalogue import SavedJourney
-from activities.records.ledger import instant
+from activities.records.rows import instant
 from activities.stores import Stores, outcome_of
 from workflows.conditions import duration
 from workflows.contracts import Outcome, Visit

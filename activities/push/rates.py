@@ -20,7 +20,7 @@ from sqlalchemy import Column, Connection, Float, Integer, String, Table, func, 
 
 from activities.push.provider import Verdict
 from activities.records.database import METADATA, Database
-from activities.records.ledger import instant, pushes
+from activities.records.rows import instant, pushes
 
 RAMP_SECONDS = 60.0
 RAMP_START = 0.1

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, func, select
 
 from activities.records.database import Database
-from activities.records.ledger import passages, pushes, refusals, steps
+from activities.records.rows import passages, pushes, refusals, steps
 from workflows.contracts import Versions
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, func, select
 
 from activities.records.catalogue import SavedJourney
 from activities.records.database import Database
-from activities.records.ledger import passages, pushes, refusals, steps
+from activities.records.rows import passages, pushes, refusals, steps
 from workflows.contracts import ElementStats, State, Stats
 from workflows.documents import Exit, Push, ways_out
 

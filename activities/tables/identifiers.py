@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -26,7 +27,7 @@ Identifier: TypeAlias = Literal["user_id", "device_id"]
 PIECE_ROWS = 50_000
 """Rows of a file that polars cannot read, parsed before they are written away."""
 
-PART_BYTES = 8 << 20
+PART_BYTES = 4 << 20
 """How much of a file makes one more part: about as much as a processor's cache holds, hashed."""
 
 PARTS_LIMIT = 64
@@ -205,25 +206,27 @@ def _match(
         if not given.get_column(LINE).is_sorted():
             given = given.sort(LINE)
         first = given.select(LINE, "id").drop_nulls().unique(subset="id", keep="first")
-        # A semi join makes no pairs, which takes half the time.
-        found = first.join(holding, on="id", how="semi" if identifier == "user_id" else "inner")
+        if identifier == "user_id":
+            # A semi join makes no pairs, and lines are all that has to be kept: the ids are in the file.
+            found = first.join(holding, on="id", how="semi").select(LINE)
+        else:
+            found = first.join(holding, on="id", how="inner").select(LINE, "user_id", "device_id")
         # An unknown id is rejected once, on its first line.
-        strange = first.join(holding, on="id", how="anti")
+        strange = first.join(found.select(LINE), on=LINE, how="anti")
         reason = pl.lit(f"no {identifier} ") + pl.col("id") + " in the table"
         rejected += [unread, strange.select(LINE, reason.alias("reason"))]
-        matched.append(found if identifier == "device_id" else found.rename({"id": "user_id"}))
+        matched.append(found)
         rows += given.height
         unknown += strange.height
         duplicates += given.height - unread.height - first.height
-    members = pl.concat(matched).sort(LINE)
-    if identifier == "user_id":
-        members = members.with_columns(device_id=pl.lit(None, pl.String))
+    found = pl.concat(matched)
+    members = _on_lines(read, found.get_column(LINE)) if identifier == "user_id" else found.sort(LINE)
     refused = pl.concat(rejected).sort(LINE)
     empty = int((refused.get_column("reason") == EMPTY).sum())
     report = IdentifierReport(
         members=members.select("user_id", "device_id"),
         rows=rows,
-        users=members.height if identifier == "user_id" else members.get_column("user_id").n_unique(),
+        users=members.get_column("user_id").n_unique() if identifier == "device_id" else members.height,
         unknown=unknown,
         duplicates=duplicates,
         empty=empty,
@@ -232,6 +235,12 @@ def _match(
         warnings=[],
     )
     return report, refused
+
+
+def _on_lines(read: pl.LazyFrame, lines: pl.Series) -> pl.DataFrame:
+    """Give the ids on some lines as members, in the order of the file, reading it again in place of sorting them."""
+    members = read.filter(pl.col(LINE).is_in(lines.implode())).select(user_id="id", device_id=pl.lit(None, pl.String))
+    return members.collect(engine="streaming")
 
 
 def _parted(frame: pl.LazyFrame, folder: Path, parts: int) -> Callable[[int], pl.DataFrame]:
@@ -249,7 +258,7 @@ def _parted(frame: pl.LazyFrame, folder: Path, parts: int) -> Callable[[int], pl
 
     def part(number: int) -> pl.DataFrame:
         files = sorted(folder.glob(f"{PART}={number}/*"))
-        return pl.concat([empty, *(pl.read_ipc(file) for file in files)])
+        return pl.concat([empty, *(pl.read_ipc(BytesIO(file.read_bytes())) for file in files)])
 
     return part
 
@@ -259,7 +268,8 @@ def _write_rejects(path: Path, folder: Path | None, read: pl.LazyFrame, rejected
     if not rejected.height:
         return None
     target = rejects_path(path, folder)
-    rows = read.select(LINE, "row").join(rejected.lazy(), on=LINE, how="inner").collect(engine="streaming").sort(LINE)
+    wanted = pl.col(LINE).is_in(rejected.get_column(LINE).implode())
+    rows = read.filter(wanted).select(LINE, "row").collect(engine="streaming").join(rejected, on=LINE).sort(LINE)
     with rejects_writable(target):
         rows.rename({LINE: "line"}).select(Reject._fields).write_csv(target)
     return str(target)

@@ -1,0 +1,371 @@
+"""Admissions: who may enter, who has entered, and whose run was started. Part of the ledger.
+
+Admission is one transaction for a page of users, decided by the re-entry rule. Enrolment admits a page, starts its
+runs, marks them, and moves its cursor; asking again gives the same answers.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+from sqlalchemy import Connection, Row, func, select, update
+
+from activities.records.database import Database
+from activities.records.rows import enrolments, instant, passages, refusals
+from workflows.conditions import duration
+from workflows.contracts import Audience, Leave, user_workflow_id
+from workflows.documents import AtMost, Reentry
+from workflows.errors import RefusedError
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A passage, or the reason why there is none.
+
+    Attributes:
+        passage: The passage's id.
+        user_id: The user.
+        version: The version that the passage is in.
+        entry: The entry taken.
+        started: Whether a run was started for it.
+        refused: Why the user was not admitted; empty when admitted.
+        left: How the passage ended, where it has.
+        known: Whether the ledger held it already: a run of it may be there.
+    """
+
+    passage: str
+    user_id: str
+    version: int = 0
+    entry: str = ""
+    started: bool = False
+    refused: str = ""
+    left: Leave | None = None
+    known: bool = False
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """Where and when an admission is made: the same for a page of users.
+
+    Attributes:
+        enrolment: Names the admission of an audience; for a run that a client started, its passage.
+        journey: The journey.
+        version: Its version.
+        entry: The entry taken.
+        reentry: The journey's rule.
+        at: The instant, UTC.
+        key: The key of keyed runs.
+    """
+
+    enrolment: str
+    journey: str
+    version: int
+    entry: str
+    reentry: Reentry
+    at: datetime
+    key: str = ""
+
+
+def passage_id(enrolment: str, user_id: str, key: str = "") -> str:
+    """Name a passage by its admission, so that admitting a page twice admits nobody twice."""
+    return uuid5(NAMESPACE_URL, f"{enrolment}\n{user_id}\n{key}").hex
+
+
+class Admissions:
+    """Passages and enrolments in SQL.
+
+    Args:
+        database: Where they are kept.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    async def admit(self, arrival: Arrival, users: list[str], passage: str = "") -> list[Admission]:
+        """Admit users, each by the re-entry rule, in one transaction.
+
+        Args:
+            arrival: Where and when.
+            users: Distinct user ids; a page at most.
+            passage: The passage's id, for a single user; derived from the enrolment when empty.
+
+        Returns:
+            One admission for each user, in order. Asking again gives the same answers.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be written. Temporal retries.
+        """
+        ids = {user: passage or passage_id(arrival.enrolment, user, arrival.key) for user in users}
+        return await self.database.write(lambda connection: self._admit(connection, arrival, ids))
+
+    def _admit(self, connection: Connection, arrival: Arrival, ids: dict[str, str]) -> list[Admission]:
+        earlier: dict[str, list[Row[Any]]] = {}
+        for row in connection.execute(
+            select(passages).where(passages.c.journey == arrival.journey, passages.c.user_id.in_(list(ids)))
+        ):
+            earlier.setdefault(row.user_id, []).append(row)
+        refused_before = {
+            row.user_id: row.reason
+            for row in connection.execute(
+                select(refusals.c.user_id, refusals.c.reason).where(
+                    refusals.c.enrolment == arrival.enrolment,
+                    refusals.c.key == arrival.key,
+                    refusals.c.user_id.in_(list(ids)),
+                )
+            )
+        }
+        answers: list[Admission] = []
+        entering: list[dict[str, Any]] = []
+        refusing: list[dict[str, Any]] = []
+        at = instant(arrival.at)
+        for user, passage in ids.items():
+            rows = earlier.get(user, [])
+            own = next((row for row in rows if row.passage == passage), None)
+            if own is not None:
+                answers.append(_admission(own))
+                continue
+            passed = [(row.entered_at, row.closed_at) for row in rows if row.key == arrival.key]
+            reason = (
+                refused_before.get(user)
+                or _refusal_of_id(arrival, user)
+                or refusal_reason(arrival.reentry, passed, arrival.at)
+            )
+            answers.append(Admission(passage, user, arrival.version, arrival.entry, refused=reason))
+            common = {"journey": arrival.journey, "version": arrival.version, "user_id": user, "key": arrival.key}
+            if reason and user not in refused_before:
+                refusing.append({**common, "enrolment": arrival.enrolment, "at": at, "reason": reason})
+            elif not reason:
+                entering.append(
+                    {
+                        **common,
+                        "passage": passage,
+                        "entry": arrival.entry,
+                        "enrolment": arrival.enrolment,
+                        "entered_at": at,
+                        "started": 0,
+                    }
+                )
+        if entering:
+            connection.execute(passages.insert(), entering)
+        if refusing:
+            connection.execute(refusals.insert(), refusing)
+        return answers
+
+    async def refuse(self, arrival: Arrival, user_id: str, passage: str, reason: str) -> str:
+        """Write down that a user who asked by a run of his own was refused.
+
+        Returns:
+            The reason that is written down: the first one, when it was refused before; empty when it was admitted.
+        """
+
+        def work(connection: Connection) -> str:
+            admitted = select(passages.c.passage).where(passages.c.passage == passage)
+            if connection.execute(admitted).first() is not None:
+                return ""
+            connection.execute(
+                self.database.insert(refusals)
+                .values(
+                    enrolment=passage,
+                    user_id=user_id,
+                    key=arrival.key,
+                    journey=arrival.journey,
+                    version=arrival.version,
+                    at=instant(arrival.at),
+                    reason=reason,
+                )
+                .on_conflict_do_nothing()
+            )
+            stored: str = connection.execute(
+                select(refusals.c.reason).where(refusals.c.enrolment == passage, refusals.c.user_id == user_id)
+            ).scalar_one()
+            return stored
+
+        return await self.database.write(work)
+
+    def admission(self, passage: str) -> Admission | None:
+        """Give a passage that was admitted before; None when it was not."""
+        query = select(passages).where(passages.c.passage == passage)
+        row = self.database.read(lambda connection: connection.execute(query).first())
+        return None if row is None else _admission(row)
+
+    async def begin(self, passage: str, at: datetime, leave: Leave | None) -> Admission | None:
+        """Write down that a passage's run is under way.
+
+        Args:
+            passage: The passage.
+            at: The instant, UTC.
+            leave: Closes the passage at once, where its entry leads to an exit.
+
+        Returns:
+            The passage, or None when the ledger does not know it.
+        """
+
+        def work(connection: Connection) -> Admission | None:
+            row = connection.execute(
+                update(passages)
+                .where(passages.c.passage == passage)
+                .values(started=1, begun_at=func.coalesce(passages.c.begun_at, instant(at)))
+                .returning(passages)
+            ).first()
+            if row is None:
+                return None
+            if leave is not None and row.closed_at is None:
+                self._close(connection, passage, leave, instant(at))
+                return Admission(passage, row.user_id, row.version, row.entry, True, left=leave)
+            return _admission(row)
+
+        return await self.database.write(work)
+
+    async def open_enrolment(
+        self, enrolment: str, journey: str, version: int, entry: str, audience: Audience
+    ) -> Audience:
+        """Write down an evaluated audience, unless one is written down already.
+
+        Returns:
+            The audience that is written down.
+        """
+
+        def work(connection: Connection) -> Audience:
+            connection.execute(
+                self.database.insert(enrolments)
+                .values(
+                    enrolment=enrolment,
+                    journey=journey,
+                    version=version,
+                    entry=entry,
+                    audience=audience.users,
+                    cursor=0,
+                    as_of=instant(audience.as_of),
+                    tables=json.dumps(audience.tables),
+                )
+                .on_conflict_do_nothing()
+            )
+            row = connection.execute(select(enrolments).where(enrolments.c.enrolment == enrolment)).one()
+            return _audience(row)
+
+        return await self.database.write(work)
+
+    def enrolment(self, enrolment: str) -> tuple[Audience, int] | None:
+        """Give an enrolment's audience and how many of its users were dealt with; None when it is not open."""
+        row = self.database.read(
+            lambda connection: connection.execute(select(enrolments).where(enrolments.c.enrolment == enrolment)).first()
+        )
+        return None if row is None else (_audience(row), row.cursor)
+
+    async def page_done(self, enrolment: str, started: list[str], cursor: int) -> None:
+        """Mark a page's runs as started and move the enrolment's cursor behind it."""
+
+        def work(connection: Connection) -> None:
+            if started:
+                connection.execute(update(passages).where(passages.c.passage.in_(started)).values(started=1))
+            connection.execute(update(enrolments).where(enrolments.c.enrolment == enrolment).values(cursor=cursor))
+
+        await self.database.write(work)
+
+    def enrolled(self, enrolment: str) -> tuple[int, int]:
+        """Count the users whom an enrolment admitted and refused."""
+
+        def work(connection: Connection) -> tuple[int, int]:
+            counted = [
+                connection.execute(select(func.count()).where(table.c.enrolment == enrolment)).scalar_one()
+                for table in (passages, refusals)
+            ]
+            return counted[0], counted[1]
+
+        return self.database.read(work)
+
+    def waiting_to_begin(self, journey: str) -> int:
+        """Count the open passages whose runs were started and have not begun."""
+        query = select(func.count()).where(
+            passages.c.journey == journey,
+            passages.c.closed_at.is_(None),
+            passages.c.started == 1,
+            passages.c.begun_at.is_(None),
+        )
+        return int(self.database.read(lambda connection: connection.execute(query).scalar_one()))
+
+    def earlier_passages(self, journey: str) -> dict[str, list[tuple[str, str | None]]]:
+        """Give when each user entered a journey before and when that passage was closed, over all its versions."""
+        query = select(passages.c.user_id, passages.c.entered_at, passages.c.closed_at).where(
+            passages.c.journey == journey, passages.c.key == ""
+        )
+        found: dict[str, list[tuple[str, str | None]]] = {}
+        for user, entered_at, closed_at in self.database.read(lambda connection: connection.execute(query).all()):
+            found.setdefault(user, []).append((entered_at, closed_at))
+        return found
+
+    def open_passages(self, journey: str, users: list[str]) -> dict[tuple[str, str], str]:
+        """Give the open passages of some users whose runs were started: (user, key) to passage."""
+        query = select(passages.c.user_id, passages.c.key, passages.c.passage).where(
+            passages.c.journey == journey,
+            passages.c.user_id.in_(users),
+            passages.c.closed_at.is_(None),
+            passages.c.started == 1,
+        )
+        rows = self.database.read(lambda connection: connection.execute(query).all())
+        return {(row.user_id, row.key): row.passage for row in rows}
+
+    def _close(self, connection: Connection, passage: str, leave: Leave, at: str) -> None:
+        connection.execute(
+            update(passages)
+            .where(passages.c.passage == passage, passages.c.closed_at.is_(None))
+            .values(closed_at=at, exit=leave.exit or None, reason=leave.reason)
+        )
+
+    async def close(self, leaving: dict[str, Leave], at: datetime) -> None:
+        """Close passages that ended outside any element, such as those whose runs were terminated."""
+
+        def work(connection: Connection) -> None:
+            for passage, leave in leaving.items():
+                self._close(connection, passage, leave, instant(at))
+
+        await self.database.write(work)
+
+
+def refusal_reason(rule: Reentry, earlier: list[tuple[str, str | None]], at: datetime) -> str:
+    """Apply the re-entry rule to one user.
+
+    Args:
+        rule: The journey's rule.
+        earlier: When the user entered before, and when that passage was closed, as the ledger writes instants.
+        at: The instant of this admission, UTC.
+
+    Returns:
+        Why the user may not enter, or an empty text.
+    """
+    if any(closed is None for _, closed in earlier):
+        return "already-inside"
+    if rule == "never" and earlier:
+        return "entered-before"
+    if isinstance(rule, AtMost):
+        since = instant(at - duration(rule.per))
+        if sum(entered > since for entered, _ in earlier) >= rule.at_most:
+            return "too-often"
+    return ""
+
+
+def _refusal_of_id(arrival: Arrival, user_id: str) -> str:
+    """Refuse a user whose id makes no workflow id: nothing could be started for him, and others must not wait."""
+    try:
+        user_workflow_id(arrival.journey, user_id, arrival.key)
+    except RefusedError as error:
+        return error.code
+    return ""
+
+
+def _admission(row: Row[Any]) -> Admission:
+    left = Leave(exit=row.exit or "", reason=row.reason) if row.closed_at is not None else None
+    return Admission(row.passage, row.user_id, row.version, row.entry, bool(row.started), left=left, known=True)
+
+
+def _audience(row: Row[Any]) -> Audience:
+    return Audience(
+        enrolment=row.enrolment,
+        users=row.audience,
+        as_of=datetime.fromisoformat(row.as_of),
+        tables=json.loads(row.tables),
+    )
