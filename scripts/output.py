@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -24,9 +25,6 @@ DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 UNFOLDED = 1_000
 """Width of what goes to a file or a pipe: a row stays one line there, so that other programs can read it."""
 
-RICH_FALLBACK = 80
-"""Width that rich takes where nothing says one: neither a terminal nor the variable COLUMNS."""
-
 Arguments = ParamSpec("Arguments")
 
 
@@ -45,8 +43,8 @@ def people(*, stderr: bool | None = None) -> Console:
         A console as wide as the terminal, or wide enough for any row where there is none.
     """
     console = Console(stderr=wants_json() if stderr is None else stderr, highlight=False, soft_wrap=True)
-    if not console.is_terminal and console.width == RICH_FALLBACK:
-        console.width = UNFOLDED
+    if not console.is_terminal:  # the variable COLUMNS still counts
+        console.width = shutil.get_terminal_size((UNFOLDED, 0)).columns
     return console
 
 

@@ -101,6 +101,8 @@ class ApnsPeer:
         self.stream_window = 65_535
         self.slow_windows = 0.0
         """Seconds after which received bytes are acknowledged; 0 for at once."""
+        self.pieces = 0
+        """Bytes of each piece in which answers arrive; 0 for whatever comes."""
         self.answers_pings = True
         self.silent = False
         """Whether connections are accepted and never spoken on."""
@@ -253,9 +255,14 @@ class _Served(asyncio.Protocol):
             timer.cancel()
 
     def flush(self) -> None:
-        data = self.h2.data_to_send()
-        if data and not self.transport.is_closing():
-            self.transport.write(data)
+        self.write(self.h2.data_to_send())
+
+    def write(self, data: bytes) -> None:
+        """Write in pieces of the size that was asked for: each is a TLS record, and arrives by itself."""
+        size = self.peer.pieces or len(data) or 1
+        for at in range(0, len(data), size):
+            if not self.transport.is_closing():
+                self.transport.write(data[at : at + size])
 
     def cut(self) -> None:
         self.transport.abort()
@@ -378,6 +385,6 @@ class _Served(asyncio.Protocol):
         self.ended = self.highest
         self.flush()
         farewell = GoAwayFrame(0, last_stream_id=self.highest, error_code=0, additional_data=b"")
-        self.transport.write(farewell.serialize())
+        self.write(farewell.serialize())
         if self.peer.goaway == "abrupt":
             self.transport.close()

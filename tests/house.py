@@ -106,10 +106,14 @@ class House:
 
     @asynccontextmanager
     async def serving(
-        self, queues: tuple[str, ...] = (JOURNEYS_QUEUE, USERS_QUEUE, PUSH_QUEUE), **options: Any
+        self,
+        queues: tuple[str, ...] = (JOURNEYS_QUEUE, USERS_QUEUE, PUSH_QUEUE),
+        *,
+        plugin: JourneysPlugin | None = None,
+        **options: Any,
     ) -> AsyncIterator[Client]:
         """Run workers that replay every run at every task, in the sandbox."""
-        client = await self.client()
+        client = await self.client(plugin)
         await create_search_attributes(client)
         async with AsyncExitStack() as stack:
             for queue in queues:

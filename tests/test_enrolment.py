@@ -170,7 +170,7 @@ class _MeetsAnIdInUse(StartWatcher):
 
 
 async def test_an_id_still_in_use_is_waited_for(house: House) -> None:
-    """Under after_exit, a user whose earlier run has left the journey and still closes is started again, not refused."""
+    """Under after_exit, a user whose earlier run has left and is still closing is started again, not refused."""
     house.save(AGAIN)
     saved, now = house.stores.catalogue.find("journey", "again"), datetime.now(UTC)
     await house.stores.ledger.open_journey("again", saved.version, saved.digest, "before", now)

@@ -156,8 +156,8 @@ async def test_a_push_is_kept_when_its_worker_dies_before_saying_so(house: House
     assert [one.attempt for one in started] == [2], "the push was asked for again"
     assert result.exit == "done"
     assert rows(house, pushes) == before
-    assert [(row.step, row.element, row.because) for row in rows(house, steps)][1:] == [(2, "promo", "2 devices: 2 accepted")]
-    assert len(rows(house, steps)) == 2
+    said = [(row.step, row.element, row.because) for row in rows(house, steps)]
+    assert (len(said), said[1]) == (2, (2, "promo", "2 devices: 2 accepted"))
 
 
 async def test_the_whole_way_again_after_the_passage_is_closed(house: House) -> None:
@@ -203,7 +203,7 @@ async def look_at_runs(client: Client) -> tuple[list[WorkflowExecutionStatus | N
 
 async def until_all_wait(client: Client, activity: str, message: str) -> None:
     """Return when each run shows a failed activity that waits for its next try, with our message."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while True:
         states, pending, _ = await look_at_runs(client)
         assert set(states) == {WorkflowExecutionStatus.RUNNING}, "nobody ends during an outage"
@@ -242,7 +242,7 @@ async def test_300_runs_through_an_outage_of_the_ledger(house: House) -> None:
                 await until_all_wait(client, "entry", "the ledger 'sqlite:")
                 await require_outage_survived(client, journey)
                 assert {row.begun_at for row in rows(house, passages)} == {None}
-            stats = await asyncio.wait_for(journey.result(), 60)
+            stats = await asyncio.wait_for(journey.result(), 120)
         states, pending, lengths = await look_at_runs(client)
     assert (set(states), max(map(len, pending)), max(lengths) <= 20) == ({WorkflowExecutionStatus.COMPLETED}, 0, True)
     require_everybody_left(house, stats)
@@ -255,7 +255,7 @@ async def test_300_runs_through_an_outage_of_the_tables(exact: House) -> None:
             await until_all_wait(client, "condition-split", "cannot use the table at")
             await require_outage_survived(client, journey)
             assert rows(exact, steps) == []
-        stats = await asyncio.wait_for(journey.result(), 60)
+        stats = await asyncio.wait_for(journey.result(), 120)
     require_everybody_left(exact, stats)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from temporalio.contrib.pydantic import pydantic_data_converter
@@ -14,7 +14,8 @@ from activities.condition_split import ConditionSplitActivities
 from activities.enrolment import EnrolmentActivities
 from activities.entry import EntryActivities
 from activities.life import LifeActivities
-from activities.push.delivery import PushActivities
+from activities.push.delivery import DeliveryRules, PushActivities
+from activities.push.provider import Provider
 from activities.stores import Stores
 from activities.upkeep import UpkeepActivities
 from workflows.contracts import JOURNEYS_QUEUE, PUSH_QUEUE, USERS_QUEUE
@@ -41,11 +42,15 @@ WORKFLOWS: dict[str, list[type]] = {JOURNEYS_QUEUE: [Journey, Upkeep], USERS_QUE
 """The workflows of each task queue."""
 
 
-def activities_of(stores: Stores) -> dict[str, list[Callable[..., Any]]]:
+def activities_of(
+    stores: Stores, providers: Mapping[str, Provider] | None = None, rules: DeliveryRules | None = None
+) -> dict[str, list[Callable[..., Any]]]:
     """Give the activities of each task queue.
 
     Args:
         stores: What they read and write.
+        providers: The push providers that are set up, by name.
+        rules: How pushes are delivered.
 
     Returns:
         Task queue to activities.
@@ -65,7 +70,7 @@ def activities_of(stores: Stores) -> dict[str, list[Callable[..., Any]]]:
             enrolment.evaluate_audience,
             enrolment.enrol,
         ],
-        PUSH_QUEUE: [PushActivities(stores).push],
+        PUSH_QUEUE: [PushActivities(stores, providers, rules).push],
     }
 
 
@@ -78,16 +83,25 @@ class JourneysPlugin(SimplePlugin):
     Args:
         stores: What activities read and write; null for a client that only starts and asks.
         sandbox: Whether workflow code runs in Temporal's sandbox.
+        providers: The push providers that are set up, by name; the outbox needs none.
+        rules: How pushes are delivered.
     """
 
-    def __init__(self, stores: Stores | None = None, *, sandbox: bool = True) -> None:
+    def __init__(
+        self,
+        stores: Stores | None = None,
+        *,
+        sandbox: bool = True,
+        providers: Mapping[str, Provider] | None = None,
+        rules: DeliveryRules | None = None,
+    ) -> None:
         runner: WorkflowRunner = UnsandboxedWorkflowRunner()
         if sandbox:
             runner = SandboxedWorkflowRunner(
                 restrictions=SandboxRestrictions.default.with_passthrough_modules(*LIGHT_MODULES)
             )
         super().__init__("journeys", data_converter=pydantic_data_converter, workflow_runner=runner)
-        self._activities = activities_of(stores) if stores is not None else {}
+        self._activities = activities_of(stores, providers, rules) if stores is not None else {}
 
     def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
         """Add what runs on the worker's task queue."""

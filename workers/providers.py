@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
+from pydantic import SecretStr
+
+from activities.push.apns import Apns, ApnsConfig
 from activities.push.claims import Cap
 from activities.push.delivery import DeliveryRules
 from activities.push.provider import Provider
 from workers.settings import Settings
 from workflows.conditions import duration
+from workflows.errors import RefusedError
 
 
 def delivery_rules(settings: Settings) -> DeliveryRules:
@@ -36,7 +41,51 @@ async def open_providers(settings: Settings) -> AsyncIterator[Mapping[str, Provi
     """
     found: dict[str, Provider] = {}
     try:
+        for name, make in MAKERS.items():
+            if name in settings.providers:
+                found[name] = make(settings)
         yield found
     finally:
         for provider in found.values():
             await provider.close()
+
+
+def _apns(settings: Settings) -> Provider:
+    return Apns(
+        ApnsConfig(
+            key=_read(settings, "apns_key"),
+            key_id=_needed(settings, "apns_key_id"),
+            team_id=_needed(settings, "apns_team_id"),
+            topic=_needed(settings, "apns_topic"),
+            environment=settings.apns_environment,
+            base_url=settings.apns_base_url,
+            ca_file=settings.push_ca_file,
+        )
+    )
+
+
+def _needed(settings: Settings, name: str) -> str:
+    """Give a setting that a provider cannot do without."""
+    value = getattr(settings, name)
+    if value is None:
+        raise RefusedError(
+            f"JOURNEYS_{name.upper()} is missing: the provider {name.partition('_')[0]!r} needs it",
+            code="missing-setting",
+            hint="see: journeys settings",
+        )
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+
+def _read(settings: Settings, name: str) -> str:
+    """Read a file of credentials."""
+    path = Path(_needed(settings, name))
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RefusedError(
+            f"JOURNEYS_{name.upper()}: the file {str(path)!r} cannot be read: {error}", code="unreadable-credentials"
+        ) from error
+
+
+MAKERS: dict[str, Callable[[Settings], Provider]] = {"apns": _apns}
+"""How each provider is made from its settings."""

@@ -16,6 +16,7 @@ from activities.stores import Stores
 from workers.connecting import connect, create_search_attributes
 from workers.opening import open_stores
 from workers.plugin import JourneysPlugin
+from workers.providers import delivery_rules, open_providers
 from workers.settings import Settings
 from workflows.contracts import JOURNEYS_QUEUE, PUSH_QUEUE, USERS_QUEUE
 
@@ -87,9 +88,13 @@ async def serving(settings: Settings, role: Role = "all") -> AsyncIterator[tuple
         StoreUnavailable: A store cannot be reached.
     """
     with open_stores(settings) as stores:
-        client = await connect(settings, JourneysPlugin(stores, sandbox=settings.sandbox))
-        async with run_workers(client, settings, role):
-            yield client, stores
+        async with open_providers(settings) as providers:
+            plugin = JourneysPlugin(
+                stores, sandbox=settings.sandbox, providers=providers, rules=delivery_rules(settings)
+            )
+            client = await connect(settings, plugin)
+            async with run_workers(client, settings, role):
+                yield client, stores
 
 
 async def until_told_to_stop(others: Sequence[asyncio.Event] = ()) -> None:

@@ -7,14 +7,22 @@ Fields are added, never renamed or removed. The signatures have no body: `activi
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 from urllib.parse import quote, unquote
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from temporalio import activity
 from temporalio.common import SearchAttributeKey
 
-from workflows.errors import RefusedError
+from workflows.errors import DefinitionError, Fault, RefusedError, as_application_error
 from workflows.graph import Route
 
 JOURNEYS_QUEUE = "journeys"
@@ -44,6 +52,30 @@ class Wire(BaseModel):
     """What every message shares: immutable, and open to fields of a later version."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+
+class Given(Wire):
+    """What a client starts a workflow with. Input that does not read fails the run, with the faults.
+
+    Any other error would fail the workflow's task, which the server tries again for ever.
+    """
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _readable(cls, data: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return read(data)
+        except ValidationError as error:
+            faults = [
+                Fault(
+                    code="wrong-input",
+                    path=".".join(map(str, one["loc"])),
+                    message=f"{str(one['input'])[:80]!r} is refused: {one['msg']}",
+                    hint=f"the input is one JSON object with: {', '.join(cls.model_fields)}",
+                )
+                for one in error.errors(include_url=False)
+            ]
+            raise as_application_error(DefinitionError(faults)) from None
 
 
 class Lean(Wire):
@@ -109,7 +141,7 @@ def user_of_workflow(workflow_id: str) -> tuple[str, str]:
 # --- One user's run ---------------------------------------------------------------------------------------------
 
 
-class UserJourneyInput(Lean):
+class UserJourneyInput(Given, Lean):
     """Starts a run. A client gives `journey` and `user_id`; enrolment fills in the rest."""
 
     journey: str
@@ -222,7 +254,7 @@ class UserJourneyResult(Lean):
 # --- One journey's life -----------------------------------------------------------------------------------------
 
 
-class JourneyInput(Wire):
+class JourneyInput(Given):
     """Starts a journey: a saved one by name, or a definition sent as it is, which is saved first."""
 
     journey: str = ""

@@ -39,6 +39,9 @@ POLLING = RetryPolicy(
 )
 """How often the number of users inside is asked for; the server's retries cost no history."""
 
+NO_INPUT = JourneyInput()
+"""Stands for the input that a client forgot: the run is refused with what to give, in place of failing its task."""
+
 
 @workflow.defn(name="Journey")
 class Journey:
@@ -53,7 +56,7 @@ class Journey:
         self._doing = "being opened"
 
     @workflow.run
-    async def run(self, given: JourneyInput) -> Stats:
+    async def run(self, given: JourneyInput = NO_INPUT) -> Stats:
         """Run a journey.
 
         Args:

@@ -44,6 +44,9 @@ PATIENCE = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=t
 """Retries of ordinary activities: without end, since an outage must lose nobody."""
 ONCE = RetryPolicy(maximum_attempts=1)
 
+NO_INPUT = UserJourneyInput(journey="", user_id="")
+"""Stands for the input that a client forgot: the run is refused by its id, in place of failing its task."""
+
 Asked = TypeVar("Asked", EntryRequest, Visit)
 Answer = TypeVar("Answer", EntryOutcome, Outcome)
 
@@ -57,7 +60,7 @@ class UserJourney:
         self._path: list[PathStep] = []
 
     @workflow.run
-    async def run(self, given: UserJourneyInput) -> UserJourneyResult:
+    async def run(self, given: UserJourneyInput = NO_INPUT) -> UserJourneyResult:
         """Pass one user through the journey.
 
         Args:

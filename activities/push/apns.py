@@ -206,7 +206,7 @@ class ProviderToken:
             return None
         self._renewed_at = now
         self._make(now)
-        return self._token if self._token != refused else None
+        return self._token
 
     def _make(self, now: float) -> None:
         claims = {"iss": self._team_id, "iat": int(now)}

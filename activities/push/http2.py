@@ -20,7 +20,7 @@ import ssl
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 from h2.config import H2Configuration
@@ -36,7 +36,7 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.exceptions import H2Error, ProtocolError
-from hpack import HeaderTuple, NeverIndexedHeaderTuple
+from hpack import Encoder, HeaderTuple, NeverIndexedHeaderTuple
 
 Header = HeaderTuple | tuple[str, str]
 """A request header, its name in lower case; a `NeverIndexedHeaderTuple` for what is secret or never comes again."""
@@ -49,10 +49,12 @@ LARGEST_ANSWER: Final = 65_536
 """Most bytes of an answer that are kept; the rest is read and dropped."""
 LAST_STREAM: Final = 2**31 - 1_001
 """A connection is replaced shortly before its stream numbers run out."""
+CONNECT_SHARE: Final = 0.4
+"""Share of a request's time in which a connection must stand: less than half, so that those who wait hear why not."""
 LONGEST_PAUSE: Final = 5.0
 """Most seconds between attempts to connect while connections bring no answer."""
 RETIRE_AFTER: Final = 60.0
-"""Seconds that a connection is kept whatever the server says of credentials: servers punish fast reconnecting."""
+"""Age from which a connection may be replaced on suspicion: servers punish fast reconnecting."""
 
 
 class Http2Error(Exception):
@@ -202,11 +204,15 @@ class Http2Client:
         finally:
             request.timer.cancel()
 
-    def retire(self) -> None:
-        """Use new connections from now on, where those there are not new: what a server knows of one may be stale."""
+    def retire(self, older_than: float = RETIRE_AFTER) -> None:
+        """Use new connections from now on: what a server knows of the old ones may be stale.
+
+        Args:
+            older_than: Seconds; younger connections are kept.
+        """
         now = asyncio.get_running_loop().time()
         for connection in list(self._connections):
-            if now - connection.opened_at >= RETIRE_AFTER:
+            if now - connection.opened_at >= older_than:
                 connection.drain()
 
     async def close(self) -> None:
@@ -286,11 +292,12 @@ class Http2Client:
     async def _open(self) -> None:
         """Open a connection, or tell everybody who waits for one why there is none."""
         why = ""
+        seconds = self.timeout_seconds * CONNECT_SHARE
         connection: _Connection | None = None
         try:
             if self._barren:
                 await asyncio.sleep(min(LONGEST_PAUSE, 0.05 * 2 ** min(self._barren, 10)))
-            async with asyncio.timeout(self.timeout_seconds / 2):
+            async with asyncio.timeout(seconds):
                 _, connection = await asyncio.get_running_loop().create_connection(
                     lambda: _Connection(self),
                     self.host,
@@ -301,7 +308,7 @@ class Http2Client:
                 )
                 await connection.ready
         except TimeoutError:
-            why = f"no connection to {self.authority} within {self.timeout_seconds / 2:g} s"
+            why = f"no connection to {self.authority} within {seconds:g} s"
         except (OSError, Http2Error) as error:
             why = f"no connection to {self.authority}: {error}"
         finally:
@@ -331,12 +338,22 @@ class Http2Client:
             self._give_up(request, self._trouble or "no connection had room for it in time")
         else:
             self._give_up(request, "no answer in time")
+            if request.connection is not None:
+                request.connection.suspect(request.written_at)
 
     def _give_up(self, request: _Request, why: str) -> None:
         if request.connection is None:
             request.lose(why)
         else:
             request.connection.give_up(request, why)
+
+
+class _PlainEncoder(Encoder):
+    """Header compression without Huffman's code: a fifth of a token's bytes cost a fifth of a message's time."""
+
+    def encode(self, headers: Any, huffman: bool = False) -> bytes:
+        """Encode as it is."""
+        return super().encode(headers, huffman)
 
 
 class _Connection(asyncio.Protocol):
@@ -363,6 +380,7 @@ class _Connection(asyncio.Protocol):
                 normalize_outbound_headers=False,
             )
         )
+        self._h2.encoder = _PlainEncoder()
         self._transport: asyncio.Transport | None = None
         self._requests: dict[int, _Request] = {}
         self._unfed: dict[int, _Request] = {}
@@ -374,7 +392,7 @@ class _Connection(asyncio.Protocol):
         self._farewells: list[bytes] = []
         """GOAWAY frames that were cut out."""
         self._heard = loop.time()
-        self._pinged = False
+        self._pinged_at = self._heard
         self._timer: asyncio.TimerHandle | None = None
         self._ended = False
         self._reason = ""
@@ -413,11 +431,15 @@ class _Connection(asyncio.Protocol):
         request.lose(why)
         if self._requests.get(request.stream) is not request:
             return
-        if request.written_at is not None and self._heard < request.written_at:
-            self.drain()  # nothing at all came since: perhaps nobody is there, so nothing more is entrusted to it
         self._cancel(request)
         self._idle()
         self._client.wake()
+
+    def suspect(self, since: float) -> None:
+        """Entrust nothing more to this connection if nothing at all came since then: perhaps nobody is there."""
+        if self._heard < since:
+            self.drain()
+            self._client.wake()
 
     def drain(self) -> None:
         """Write nothing more, read what is still to come, and end."""
@@ -630,12 +652,10 @@ class _Connection(asyncio.Protocol):
         self._timer = self._loop.call_later(seconds, self._check)
         if self._ended:
             return
-        if self._loop.time() - self._heard < seconds:
-            self._pinged = False
-        elif self._pinged:
+        if self._heard < self._pinged_at:
             self._broken(f"no answer to PING within {seconds:g} s")
-        else:
-            self._pinged = True
+        elif self._loop.time() - self._heard >= seconds:
+            self._pinged_at = self._loop.time()
             self._h2.ping(b"alive???")
             self.flush()
 

@@ -219,7 +219,7 @@ class Segments:
         meant = references or self.references(read, zone=zone)
         digest = meant.digest(condition)
         lazy = select_users(condition, self.snapshot(read), as_of=as_of, zone=zone or self.zone, resolve=meant)
-        users = self.tables.collect(lazy.select("user_id").sort("user_id"))
+        users = self.tables.collect(lazy.select("user_id").sort("user_id"), engine="streaming")
         tables = {name: version for name, version in read.items() if not name.startswith(PIN)}
         return Evaluation(users, tables, as_of, digest, is_timeless(condition, meant), meant.pinned)
 

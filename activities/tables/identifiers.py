@@ -30,6 +30,8 @@ PIECE_ROWS = 50_000
 PART_BYTES = 4 << 20
 """How much of a file makes one more part: about as much as a processor's cache holds, hashed."""
 
+BATCH_ROWS = 10_000
+
 PARTS_LIMIT = 64
 """Most parts: each is an open file while they are written."""
 
@@ -215,7 +217,7 @@ def _match(
         strange = first.join(found.select(LINE), on=LINE, how="anti")
         reason = pl.lit(f"no {identifier} ") + pl.col("id") + " in the table"
         rejected += [unread, strange.select(LINE, reason.alias("reason"))]
-        matched.append(found)
+        matched.append(found.with_columns(pl.col(LINE).cast(pl.UInt32)))
         rows += given.height
         unknown += strange.height
         duplicates += given.height - unread.height - first.height
@@ -239,8 +241,14 @@ def _match(
 
 def _on_lines(read: pl.LazyFrame, lines: pl.Series) -> pl.DataFrame:
     """Give the ids on some lines as members, in the order of the file, reading it again in place of sorting them."""
-    members = read.filter(pl.col(LINE).is_in(lines.implode())).select(user_id="id", device_id=pl.lit(None, pl.String))
-    return members.collect(engine="streaming")
+    last = int(lines.max() or 0)  # type: ignore[arg-type]
+    wanted = pl.zeros(last + 1, pl.Boolean, eager=True).scatter(lines, True)
+    pieces = [pl.DataFrame(schema={"user_id": pl.String()})]
+    # A bit a line: a set of millions of lines would take as much memory as the ids.
+    for batch in read.select(LINE, user_id="id").collect_batches(maintain_order=True):
+        within = batch.filter(pl.col(LINE) <= last)
+        pieces.append(within.filter(wanted.gather(within.get_column(LINE))).select("user_id"))
+    return pl.concat(pieces).with_columns(device_id=pl.lit(None, pl.String))
 
 
 def _parted(frame: pl.LazyFrame, folder: Path, parts: int) -> Callable[[int], pl.DataFrame]:
@@ -252,8 +260,8 @@ def _parted(frame: pl.LazyFrame, folder: Path, parts: int) -> Callable[[int], pl
         whole = frame.collect(engine="streaming")
         return lambda _: whole
     parted = frame.with_columns((pl.col("id").hash() % parts).cast(pl.UInt8).alias(PART))
-
-    parted.sink_ipc(pl.PartitionBy(folder, key=PART, include_key=False), mkdir=True)
+    # Each part holds a batch back until it is full.
+    parted.sink_ipc(pl.PartitionBy(folder, key=PART, include_key=False), mkdir=True, record_batch_size=BATCH_ROWS)
     empty = pl.DataFrame(schema=frame.collect_schema())
 
     def part(number: int) -> pl.DataFrame:

@@ -1,0 +1,294 @@
+"""From the run to the provider's door: each device gets a push once, each outcome is written down, nobody is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from activities.life import stats_of
+from activities.push.apns import Apns, ApnsConfig
+from activities.push.claims import Cap
+from activities.push.delivery import DeliveryRules
+from activities.push.previewing import preview_push
+from activities.push.rates import Rates
+from activities.records.reports import list_pushes
+from tests.apns_peer import ApnsPeer, Behaviour
+from tests.certificates import make_authority, private_pem, public_pem, server_certificate, signing_key
+from tests.house import House
+from workers.plugin import JourneysPlugin
+from workflows.contracts import PUSH_QUEUE, USERS_QUEUE, Stats
+
+TOKENS = {"d1": "a1" * 32, "d2": "b2" * 32, "d3": "c3" * 32}
+
+DEVICES = "device_id,user_id,platform,provider,token,opt_in,last_seen,app_version\n" + "".join(
+    f"{device},{user},ios,apns,{TOKENS[device]},true,{seen},{version}\n"
+    for device, user, seen, version in (
+        ("d1", "u1", "2026-01-01T00:00:00Z", "1.9.0"),
+        ("d2", "u2", "2026-01-01T00:00:00Z", "3.10.0"),
+        ("d3", "u2", "2026-02-01T00:00:00Z", "3.9.0"),
+    )
+)
+
+JOURNEY = """\
+journey: apple
+reentry: after_exit
+entries:
+  start: {{kind: audience-entry, audience: {{attribute: user_id, in: [u1, u2]}}, next: promo}}
+elements:
+  promo:
+    kind: push
+{settings}
+    message: {{title: Salut, body: Bonjour, ttl: {ttl}}}
+    next: done
+  done: {{kind: exit}}
+"""
+
+
+class Apple:
+    """A house whose pushes go to a peer that speaks APNs."""
+
+    def __init__(self, house: House, peer: ApnsPeer, provider: Apns) -> None:
+        self.house, self.peer, self.provider = house, peer, provider
+
+    def save(self, settings: str = "", ttl: str = "28d") -> None:
+        lines = "\n".join(f"    {line}" for line in settings.splitlines())
+        self.house.save(JOURNEY.format(settings=lines, ttl=ttl))
+
+    async def run(self, rules: DeliveryRules | None = None) -> Stats:
+        """Run the journey to its end."""
+        plugin = JourneysPlugin(self.house.stores, sandbox=True, providers={"apns": self.provider}, rules=rules)
+        async with self.house.serving(plugin=plugin) as client:
+            report = await self.house.engine.start("apple", client=client)
+            return await self.house.engine.result(report, client=client)
+
+    @property
+    def outcomes(self) -> dict[str, str]:
+        """The newest outcome of each device."""
+        found = list_pushes(self.house.stores.ledger.database).pushes
+        return {push.device_id: push.outcome for push in reversed(found)}
+
+
+@pytest.fixture
+async def apple(house: House, tmp_path: Path) -> AsyncIterator[Apple]:
+    house.load("devices", DEVICES)
+    async with serving_apple(house, tmp_path) as found:
+        yield found
+
+
+@asynccontextmanager
+async def serving_apple(house: House, folder: Path) -> AsyncIterator[Apple]:
+    key, authority = signing_key(), make_authority(folder)
+    peer = ApnsPeer(public_pem(key), "KEYID12345", "TEAM123456", {"com.example.shop"})
+    certificate = server_certificate(authority, "127.0.0.1")
+    async with peer.serving(certificate.context("h2")):
+        provider = Apns(
+            ApnsConfig(
+                key=private_pem(key),
+                key_id="KEYID12345",
+                team_id="TEAM123456",
+                topic="com.example.shop",
+                base_url=peer.url,
+                ca_file=authority.ca_file,
+                timeout_seconds=1.0,
+            )
+        )
+        try:
+            yield Apple(house, peer, provider)
+        finally:
+            await provider.close()
+
+
+async def test_each_device_gets_it_once(apple: Apple) -> None:
+    """Every reachable device is sent one push that names its journey and element, and the numbers say so."""
+    apple.save()
+    stats = await apple.run()
+    assert stats.elements["promo"].users == {"accepted": 2}
+    assert stats.elements["promo"].devices == {"accepted": 4}  # three by Apple, and u1's other device by the outbox
+    assert sorted(one.device for one in apple.peer.received) == sorted(TOKENS.values())
+    assert apple.peer.duplicates == 0
+    payload = apple.peer.received[0].payload
+    assert (payload["journey"], payload["element"]) == ("apple", "promo")
+    assert payload["push_id"] == apple.peer.received[0].headers["apns-id"]
+
+
+async def test_a_dead_address_is_marked_until_the_device_is_seen_again(apple: Apple) -> None:
+    """A 410 marks the device at once: it is reachable no more, until its row says that it was seen since."""
+    apple.save()
+    dead = Behaviour(410, "Unregistered", timestamp=int(time.time() * 1000))
+    apple.peer.by_device = {TOKENS["d2"]: dead}
+    stats = await apple.run()
+    assert stats.elements["promo"].devices == {"accepted": 3, "token-dead": 1}
+    assert stats.elements["promo"].users == {"accepted": 2}
+    apple.peer.by_device = {}
+    apple.peer.received.clear()
+    await apple.run()
+    assert TOKENS["d2"] not in {one.device for one in apple.peer.received}
+    later = (datetime.now(UTC) + timedelta(seconds=5)).isoformat()
+    apple.house.load("devices", f"device_id,user_id,platform,last_seen\nd2,u2,ios,{later}\n")
+    apple.peer.received.clear()
+    await apple.run()
+    assert TOKENS["d2"] in {one.device for one in apple.peer.received}
+
+
+async def test_marketing_is_not_sent_again_after_an_unknown_outcome(apple: Apple) -> None:
+    """A push that was accepted and never answered stays unknown, is listed, and reaches the peer once."""
+    apple.save("devices: {attribute: app_version, at_least: 3.10.0}")
+    apple.peer.default = Behaviour(act="accept and swallow")
+    stats = await apple.run()
+    assert stats.elements["promo"].users == {"skipped: no-matching-device": 1, "unknown": 1}
+    assert apple.outcomes == {"d2": "unknown"}
+    assert list_pushes(apple.house.stores.ledger.database, outcome="unknown").total == 1
+    assert len(apple.peer.received) == 1
+
+
+async def test_transactional_is_sent_again_with_the_same_id(apple: Apple, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transactional push whose answer never came is sent again under the same apns-id, and its answer settles it."""
+    monkeypatch.setattr("activities.push.delivery.RETRY_FLOOR_SECONDS", 0.2)
+    apple.save("purpose: transactional\ndevices: {attribute: app_version, at_least: 3.10.0}")
+    apple.peer.next.append(Behaviour(act="accept and swallow"))
+    stats = await apple.run()
+    assert stats.elements["promo"].devices == {"accepted": 1}
+    assert [one.headers["apns-id"] for one in apple.peer.received] == [apple.peer.received[0].headers["apns-id"]] * 2
+
+
+async def test_a_claim_without_a_record_is_unknown(apple: Apple) -> None:
+    """A worker that dies between the call and the record leaves a claim: the next try lists it, and sends nothing."""
+    apple.save("devices: {attribute: app_version, at_least: 3.10.0}")
+    plugin = JourneysPlugin(apple.house.stores, sandbox=True, providers={"apns": apple.provider})
+    async with apple.house.serving(("journeys", USERS_QUEUE), plugin=plugin) as client:
+        report = await apple.house.engine.start("apple", client=client)
+        # The first worker's claim, written as it writes it; the worker is gone before anything else.
+        async with apple.house.serving((PUSH_QUEUE,), plugin=_Dying(apple)):
+            await asyncio.wait_for(_until(lambda: apple.outcomes.get("d2") == "claimed"), 20)
+        async with apple.house.serving((PUSH_QUEUE,), plugin=plugin):
+            stats = await apple.house.engine.result(report, client=client)
+    assert stats.elements["promo"].devices == {"unknown": 1}
+    assert apple.peer.received == []
+
+
+def _Dying(apple: Apple) -> JourneysPlugin:
+    class Silent:
+        """A provider whose worker dies before the answer: the send never returns."""
+
+        name = "apns"
+
+        def payload(self, notification: Any, target: Any) -> dict[str, Any]:
+            return {}
+
+        async def send(self, notification: Any, target: Any) -> Any:
+            await asyncio.Event().wait()
+
+        async def close(self) -> None:
+            pass
+
+    return JourneysPlugin(apple.house.stores, sandbox=True, providers={"apns": Silent()})
+
+
+async def _until(holds: Any) -> None:
+    while not holds():
+        await asyncio.sleep(0.05)
+
+
+async def test_slow_down_is_obeyed(apple: Apple, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A throttled push waits as long as the provider says, by the server's retry, and then arrives once."""
+    apple.save("devices: {attribute: app_version, at_least: 3.10.0}")
+    apple.peer.next.append(Behaviour(429, "TooManyRequests", headers={"retry-after": "1"}))
+    stats = await asyncio.wait_for(apple.run(DeliveryRules(patience=timedelta(seconds=2))), 60)
+    assert stats.elements["promo"].devices in ({"accepted": 1}, {"gave-up": 1})
+    assert apple.peer.duplicates == 0
+
+
+async def test_a_push_that_gives_up_lets_the_user_go_on(apple: Apple) -> None:
+    """When the message's time to live is over, what was throttled is given up, and the user goes on."""
+    apple.save("devices: {attribute: app_version, at_least: 3.10.0}", ttl="1s")
+    apple.peer.default = Behaviour(503, "ServiceUnavailable")
+    stats = await asyncio.wait_for(apple.run(), 60)
+    assert stats.elements["promo"].users == {"gave-up": 1, "skipped: no-matching-device": 1}
+    assert stats.exited == {"end": 2}
+
+
+async def test_wrong_credentials_are_loud_and_heal(apple: Apple, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused credentials stop the provider visibly, lose no push, and all is sent when the key is right again."""
+    monkeypatch.setattr("activities.push.delivery.BROKEN_SECONDS", 0.5)
+    monkeypatch.setattr("activities.push.delivery.RETRY_FLOOR_SECONDS", 0.2)
+    apple.save("devices: {attribute: app_version, at_least: 3.10.0}")
+    team, apple.peer.team_id = apple.peer.team_id, "SOMEBODYELSE"
+    run = asyncio.create_task(apple.run())
+    await asyncio.sleep(2)
+    assert not run.done()
+    assert apple.outcomes == {"d2": "not-sent"}
+    apple.peer.team_id = team
+    apple.peer._verified.clear()  # the peer remembers what it thought of a token
+    stats = await asyncio.wait_for(run, 60)
+    assert stats.elements["promo"].devices == {"accepted": 1}
+    assert apple.peer.duplicates == 0
+
+
+async def test_the_frequency_cap(apple: Apple) -> None:
+    """A user who had as many marketing pushes as the cap allows is skipped with that reason; `ignore` is not held."""
+    apple.save("devices: {attribute: app_version, at_least: 3.10.0}")
+    rules = DeliveryRules(cap=Cap(1, timedelta(days=7)))
+    assert (await apple.run(rules)).elements["promo"].devices == {"accepted": 1}
+    stats = await apple.run(rules)
+    assert stats.elements["promo"].users["skipped: capped"] == 1
+    apple.save("devices: {attribute: app_version, at_least: 3.10.0}\nfrequency_cap: ignore")
+    stats = await apple.run(rules)
+    assert stats.elements["promo"].devices == {"accepted": 1}
+
+
+async def test_only_the_latest_device(apple: Apple) -> None:
+    """`send_to: latest` sends to the device that was last seen, and the plan says the same."""
+    apple.save("send_to: latest\ndevices: {attribute: platform, is: ios}")
+    plan = apple.house.engine.plan("apple")
+    stats = await apple.run()
+    assert {one.device for one in apple.peer.received} == {TOKENS["d1"], TOKENS["d3"]}
+    assert plan.pushes.devices == sum(stats.elements["promo"].devices.values()) == 2
+
+
+async def test_the_preview_is_what_is_sent(apple: Apple) -> None:
+    """A preview shows the payload of each device and sends nothing; a test sends it, and no number counts it."""
+    apple.save()
+    stores = apple.house.stores
+    saved = stores.catalogue.journey(stores.catalogue.find("journey", "apple").digest)
+    providers, now = {"apns": apple.provider}, datetime.now(UTC)
+    preview = await preview_push(stores, providers, saved, "promo", "u2", now)
+    assert [device.device_id for device in preview.devices] == ["d2", "d3"]
+    assert preview.devices[0].payload is not None
+    assert preview.devices[0].payload["aps"]["alert"]["title"] == "Salut"
+    assert apple.peer.received == []
+    tested = await preview_push(stores, providers, saved, "promo", "u2", now, send=True)
+    assert [device.answer for device in tested.devices] == ["accepted", "accepted"]
+    assert len(apple.peer.received) == 2
+    assert stats_of(stores, "apple").elements["promo"].devices == {}
+
+
+async def test_rates_are_shared_and_ramp(house: House) -> None:
+    """Two workers together take no more a second than the limit, which starts at a tenth after a quiet minute."""
+    now = [1_000_000.0]
+    one, two = (Rates(house.stores.ledger.database, lambda: now[0]) for _ in range(2))
+    one.set_limit("apns", 100)
+
+    async def taken() -> int:
+        count = 0
+        for rates in (one, two) * 100:
+            count += await rates.take("apns", 0)
+        return count
+
+    assert await taken() == 10
+    now[0] += 1
+    assert await taken() == 11
+    for _ in range(60):
+        now[0] += 1
+        await one.take("apns", 0)
+    now[0] += 1
+    assert await taken() == 100
+    one.set_limit("apns", None)
+    now[0] += 5
+    assert await taken() == 200
