@@ -25,7 +25,10 @@ def push() -> None:
 @click.argument("user")
 @json_option
 def preview(journey: str, element: str, user: str) -> None:
-    """Show what each device of USER would get from the push ELEMENT of JOURNEY. Sends nothing."""
+    """Show what a user's devices would get. Sends nothing.
+
+    From the push ELEMENT of JOURNEY, for each reachable device of USER.
+    """
     _show(asyncio.run(_preview(journey, element, user, send=False)))
 
 
@@ -35,7 +38,10 @@ def preview(journey: str, element: str, user: str) -> None:
 @click.argument("user")
 @json_option
 def test(journey: str, element: str, user: str) -> None:
-    """Send the push ELEMENT of JOURNEY to USER now, as a test that no number counts."""
+    """Send a push to one user now, as a test.
+
+    The push ELEMENT of JOURNEY goes to the devices of USER, and no number counts it.
+    """
     _show(asyncio.run(_preview(journey, element, user, send=True)))
 
 
@@ -68,7 +74,7 @@ def _show(found: PushPreview) -> None:
 @push.command()
 @json_option
 def rates() -> None:
-    """List the rate of each provider, and what it was sent in the last minute."""
+    """List each provider's rate and its last minute."""
     with Engine.open() as engine:
         found = engine.stores.rates.current()
     if wants_json():
@@ -88,7 +94,10 @@ def rates() -> None:
 @click.argument("per_second", type=click.FloatRange(min=1), required=False)
 @json_option
 def rate(provider: str, per_second: float | None) -> None:
-    """Let PROVIDER have at most PER_SECOND messages, over all workers; without a number, as many as there are."""
+    """Limit the messages a provider gets in a second.
+
+    PROVIDER gets at most PER_SECOND, over all workers; without a number, as many as there are.
+    """
     with Engine.open() as engine:
         engine.stores.rates.set_limit(provider, per_second)
     if wants_json():

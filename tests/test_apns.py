@@ -483,7 +483,7 @@ async def test_a_message_that_is_swallowed_is_unknown_at_the_deadline(site: Site
         peer.next.append(Behaviour(act="accept and swallow"))
         start = time.monotonic()
         answer, *others = await asyncio.gather(*(apns.send(notification(), target()) for _ in range(5)))
-        assert 0.95 < time.monotonic() - start < 2
+        assert 0.95 < time.monotonic() - start < 5
         assert (answer.verdict, answer.detail) == (Verdict.UNKNOWN, "no answer in time")
         assert verdicts(others) == {"accepted": 4}
         assert (len(peer.received), peer.duplicates, peer.connections) == (6, 0, 1)
@@ -501,7 +501,7 @@ async def test_an_answer_that_breaks_off_is_still_an_answer(site: Site) -> None:
 
 async def test_three_thousand_errors_do_not_wedge_a_connection(site: Site) -> None:
     """3,000 error answers with bodies, more bytes than the first window holds, all arrive on one connection."""
-    async with site.both(timeout_seconds=30) as (peer, apns):
+    async with site.both(timeout_seconds=60) as (peer, apns):
         peer.default = Behaviour(400, "BadExpirationDate")
         answers = await send_many(apns, 3_000)
     assert verdicts(answers) == {"message-bad": 3_000}
@@ -523,37 +523,39 @@ async def test_one_stream_until_the_server_knows_us(site: Site) -> None:
 async def test_the_first_stream_is_alone_whatever_the_server_allows(site: Site) -> None:
     """One request goes out on a new connection until it is answered, also where the settings allow a hundred."""
     async with site.both() as (peer, apns):
-        peer.default = Behaviour(delay=0.2)
+        peer.next.append(Behaviour(act="swallow"))
         sending = asyncio.create_task(send_many(apns, 20))
-        await asyncio.sleep(0.15)
-        assert peer.most_in_flight == 1
-        assert verdicts(await sending) == {"accepted": 20}
-        assert peer.most_in_flight == 19
+        while not peer.received:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.2)
+        assert (peer.most_in_flight, len(peer.received), peer.connections) == (1, 1, 1)
+        sending.cancel()
+        await asyncio.wait([sending])
 
 
 async def test_small_windows_slow_and_break_nothing(site: Site) -> None:
-    """A server that takes 500 bytes of a body at a time, and acknowledges late, gets all of 100 large messages."""
+    """A server that takes 500 bytes of a body at a time, and acknowledges late, gets all of 40 large messages."""
     async with site.both(timeout_seconds=20) as (peer, apns):
         peer.stream_window, peer.slow_windows = 500, 0.002
-        messages = [notification(body=str(number % 10) * 3_500) for number in range(100)]
+        messages = [notification(body=str(number % 10) * 3_500) for number in range(40)]
         answers = await asyncio.gather(*(apns.send(message, target()) for message in messages))
-        assert verdicts(list(answers)) == {"accepted": 100}
+        assert verdicts(list(answers)) == {"accepted": 40}
         bodies = sorted(one.payload["aps"]["alert"]["body"] for one in peer.received)
         assert bodies == sorted(message.body for message in messages)
 
 
 async def test_a_body_that_was_not_written_whole_was_not_sent(site: Site) -> None:
     """When the server never opens its window the message has no end: it is proven that nobody could process it."""
-    async with site.both(timeout_seconds=0.6) as (peer, apns):
+    async with site.both(timeout_seconds=1.5) as (peer, apns):
         peer.stream_window, peer.slow_windows = 100, 60
         answer = await apns.send(notification(body="x" * 1_000), target())
         assert answer.verdict is Verdict.NOT_SENT
-        assert not peer.received
+        assert (peer.connections, peer.most_in_flight, len(peer.received)) == (1, 1, 0)
 
 
 async def test_what_finds_no_room_in_time_is_not_written(site: Site) -> None:
     """Messages that wait for a stream behind swallowed ones are never written, and say so by half of their time."""
-    async with site.both(timeout_seconds=0.8) as (peer, apns):
+    async with site.both(timeout_seconds=1.5) as (peer, apns):
         peer.max_streams = 3
         await apns.send(notification(), target())
         peer.default = Behaviour(act="swallow")
@@ -598,24 +600,26 @@ async def test_a_server_that_comes_back_is_used_again(site: Site) -> None:
 
 async def test_a_connection_that_died_in_silence_is_found_by_ping(site: Site) -> None:
     """Where no PING is answered the connection is replaced long before the deadline; where they are, it is kept."""
-    async with site.both(timeout_seconds=20, ping_seconds=0.1) as (peer, apns):
+    async with site.both(timeout_seconds=20, ping_seconds=0.3) as (peer, apns):
         await apns.send(notification(), target())
-        await asyncio.sleep(0.7)
-        assert (peer.connections, peer.pings >= 2) == (1, True)
+        async with asyncio.timeout(15):
+            while peer.pings < 2:
+                await asyncio.sleep(0.05)
+        assert peer.connections == 1
         peer.answers_pings = False
         peer.next.append(Behaviour(act="swallow"))
         start = time.monotonic()
         answer = await apns.send(notification(), target())
         assert answer.verdict is Verdict.UNKNOWN
         assert "PING" in answer.detail
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 5
         assert (await apns.send(notification(), target())).verdict is Verdict.ACCEPTED
         assert peer.connections == 2
 
 
 async def test_nothing_more_is_entrusted_to_a_connection_that_says_nothing(site: Site) -> None:
     """After one message was met by complete silence, the next one goes over a new connection."""
-    async with site.both(timeout_seconds=0.6) as (peer, apns):
+    async with site.both(timeout_seconds=1.5) as (peer, apns):
         await apns.send(notification(), target())
         peer.next.append(Behaviour(act="swallow"))
         assert (await apns.send(notification(), target())).verdict is Verdict.UNKNOWN
@@ -688,7 +692,66 @@ def test_an_address_that_is_no_server_is_refused(address: str) -> None:
         Http2Client(address, ssl.create_default_context())
 
 
-# The peer, by a client that is not ours.
+# Ours against what is not ours: the peer by another client, the client by another server.
+
+NODE_SERVER = """
+const http2 = require('http2');
+const given = JSON.parse(process.argv[2]);
+const seen = {};
+const server = http2.createSecureServer({
+  key: given.key, cert: given.cert, settings: { maxConcurrentStreams: 20, initialWindowSize: 1000 },
+});
+server.on('session', (session) => { session.left = 100; });
+server.on('stream', (stream, headers) => {
+  const session = stream.session;
+  let body = '';
+  stream.on('data', (part) => { body += part; });
+  stream.on('end', () => {
+    const id = headers['apns-id'];
+    seen[id] = (seen[id] || 0) + 1;
+    const dead = JSON.parse(body).aps.badge === 1;
+    stream.respond({ ':status': dead ? 410 : 200, 'apns-id': id });
+    stream.end(dead ? JSON.stringify({ reason: 'Unregistered', timestamp: 1760000000123 }) : undefined);
+    session.left -= 1;
+    if (session.left === 0) session.close();
+  });
+});
+server.listen(0, '127.0.0.1', () => console.log(server.address().port));
+process.stdin.on('end', () => { console.log(JSON.stringify(Object.values(seen))); process.exit(0); });
+process.stdin.resume();
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="LEFT OUT: node is not installed, so its HTTP/2 was not met")
+async def test_the_client_agrees_with_a_foreign_server(site: Site) -> None:
+    """Node's own HTTP/2, with 20 streams, windows of 1,000 bytes and GOAWAY each 100: all answered, none twice."""
+    certificate = site.certificate
+    given = {"key": certificate.key_file.read_text(), "cert": certificate.certificate_file.read_text()}
+    server = await asyncio.create_subprocess_exec(
+        "node", "-e", NODE_SERVER, "server", json.dumps(given), stdin=-1, stdout=-1
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    url = f"https://localhost:{int(await server.stdout.readline())}"
+    config = ApnsConfig(private_pem(site.key), KEY_ID, TEAM_ID, TOPIC, base_url=url, ca_file=site.authority.ca_file)
+    apns = Apns(config)
+
+    async def one(number: int) -> Answer:
+        message = notification(body="x" * 3_000, badge=number % 2)
+        for _ in range(5):
+            answer = await apns.send(message, target())
+            if answer.verdict is not Verdict.NOT_SENT:
+                break
+        return answer
+
+    answers = await asyncio.gather(*(one(number) for number in range(500)))
+    await apns.close()
+    server.stdin.close()
+    counts = json.loads(await server.stdout.readline())
+    await server.wait()
+    assert verdicts(answers) == {"accepted": 250, "token-dead": 250}
+    assert counts == [1] * 500
+
 
 NODE_PROGRAM = """
 const apn = require('@parse/node-apn');

@@ -235,3 +235,35 @@ def test_lists_added_at_once_are_all_in_the_newest_version(shelf: Shelf) -> None
         thread.join(60)
     assert failures == []
     assert [len(shelf.members(version)) for version in (1, 2, 3, 4)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("identifier", ["user_id", "device_id"])
+@pytest.mark.parametrize("broken", ["", '"u2",\n'])
+def test_parts_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, identifier: str, broken: str) -> None:
+    """A file matched in many parts gives what it gives in one, row by row, read by either reader."""
+    ids = ["u3", "d2", "nobody", "", "u1", "d1", "u3", "d2", "nobody", "d9", "007"] * 4
+    text = f"{identifier},n\n" + "".join(f"{one},{number}\n" for number, one in enumerate(ids)) + broken
+    (tmp_path / "whole").mkdir()
+    whole = read(tmp_path / "whole", text, identifier=identifier)
+    monkeypatch.setattr(identifiers, "PART_BYTES", 32)
+    parts = read(tmp_path, text, identifier=identifier)
+    assert counts(parts) == counts(whole)
+    assert whole.rows == whole.unknown + whole.duplicates + whole.empty + whole.rejected + whole.members.height
+    assert parts.members.equals(whole.members)
+    assert parts.members.rows() == (
+        [("u3", None), ("u1", None), ("007", None)] + [("u2", None)] * bool(broken)
+        if identifier == "user_id"
+        else [("u1", "d2"), ("u1", "d1")]
+    )
+    assert rejects(parts) == rejects(whole)
+    assert rejects(parts)[1][0] == ("3" if identifier == "user_id" else "2")
+
+
+def test_rows_whose_lengths_make_up_for_each_other(tmp_path: Path) -> None:
+    """A short row and a long one are rejected each, though their delimiters add up to those of whole rows."""
+    report = read(tmp_path, "a,user_id,c\n1,u1,3\n4,u2\n6,u3,8,9\n1,007,3\n")
+    assert report.members["user_id"].to_list() == ["u1", "007"]
+    assert [line[:2] for line in rejects(report)[1:]] == [
+        ["3", "2 cells where the header has 3"],
+        ["4", "4 cells where the header has 3"],
+    ]

@@ -17,6 +17,8 @@ from activities.records.reports import list_pushes
 from tests.house import VIP, House, events_of
 from tests.win_back import load_purchases, write_examples
 from workers.engine import StartReport
+from workers.plugin import JourneysPlugin
+from workers.serving import run_workers
 from workflows.contracts import (
     JOURNEYS_QUEUE,
     PUSH_QUEUE,
@@ -42,6 +44,7 @@ async def running(house: House) -> AsyncIterator[tuple[Client, StartReport]]:
             if stats.elements["promo"].inside == 3 and stats.inside == 3:
                 break
             await asyncio.sleep(0.05)
+        assert stats.inside == 3, "they never came to their push"
         yield client, report
 
 
@@ -100,7 +103,8 @@ elements:
     for name in names:
         saved = house.stores.catalogue.find("journey", name).document
         assert "file" not in json.dumps(saved.model_dump(mode="json", exclude_unset=True)).replace(name, "")
-    async with house.serving() as client:
+    client = await house.client(JourneysPlugin(house.stores, sandbox=False))
+    async with run_workers(client, house.settings):
         reports = [await house.engine.start(name, client=client) for name in names]
         ended = [await house.engine.result(report, client=client) for report in reports]
     assert len(ended) == 9

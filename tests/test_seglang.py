@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,9 @@ from hypothesis import strategies as st
 
 from activities.segments.seglang import DEPTH_LIMIT, FOREIGN, OPERATORS, read_seglang
 from activities.tables.schema import Kind, Schema
+from scripts.cli import run
 from tests.condition_tables import CONDITION, Tables, condition, euros, instant
 from workflows.errors import DefinitionError, Fault
-
-ROOT = Path(__file__).parents[1]
 
 KINDS: dict[str, dict[str, Kind]] = {
     "users": {
@@ -297,36 +294,37 @@ def test_signs_are_sets(made: tuple[str, set[str]]) -> None:
     assert set(tables.select(read_seglang(text, tables.kinds))) == chosen
 
 
-def journeys(home: Path, *arguments: str) -> tuple[int, Any]:
-    """Run the command line; its status and what it printed."""
-    settled = {name: value for name, value in os.environ.items() if not name.startswith(("JOURNEYS_", "TEMPORAL_"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.cli", *arguments, "--json"],
-        cwd=ROOT,
-        env={**settled, "JOURNEYS_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, json.loads(done.stdout)
+class Line:
+    """The command line, in this process."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path) -> None:
+        patch.setenv("JOURNEYS_HOME", str(home))
+        self.patch = patch
+        self.capsys = capsys
+
+    def __call__(self, *arguments: str) -> tuple[int, Any]:
+        """Run one command; its status and what it printed."""
+        self.patch.setattr(sys, "argv", ["journeys", *arguments, "--json"])
+        self.capsys.readouterr()
+        status = run()
+        return status, json.loads(self.capsys.readouterr().out)
 
 
-def test_command_line(tmp_path: Path) -> None:
+def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """`journeys segment save NAME --seglang` saves it as a segment like any other; faults are told as faults are."""
     users = tmp_path / "users.csv"
     users.write_text("user_id,City,Age\na,Tokyo,18\nb,tokyo,17\nc,Paris,40\n")
-    home = tmp_path / "home"
-    assert journeys(home, "import", "users", str(users))[0] == 0
+    journeys = Line(monkeypatch, capsys, tmp_path / "home")
+    assert journeys("import", "users", str(users))[0] == 0
     expression = 'T("city", eq, "TOKYO") * T("Age", gte, 18)'
-    status, answer = journeys(home, "segment", "save", "tokyo", "--seglang", expression)
+    status, answer = journeys("segment", "save", "tokyo", "--seglang", expression)
     assert (status, [(one["name"], one["version"]) for one in answer["saved"]]) == (0, [("tokyo", 1)])
-    assert journeys(home, "segment", "preview", "tokyo", "--ids")[1]["user_ids"] == ["a"]
-    assert journeys(home, "segment", "save", "tokyo", "--seglang", expression)[1]["saved"][0]["changed"] is False
-    status, answer = journeys(home, "segment", "save", "x", "--seglang", 'T("Agee", eq, 1) + G("y")')
+    assert journeys("segment", "preview", "tokyo", "--ids")[1]["user_ids"] == ["a"]
+    assert journeys("segment", "save", "tokyo", "--seglang", expression)[1]["saved"][0]["changed"] is False
+    status, answer = journeys("segment", "save", "x", "--seglang", 'T("Agee", eq, 1) + G("y")')
     assert (status, [(one["code"], one["column"]) for one in answer["errors"]]) == (
         2,
         [("unknown-tag", 3), ("seglang-unsupported", 20)],
     )
-    status, answer = journeys(home, "segment", "save", "x")
+    status, answer = journeys("segment", "save", "x")
     assert (status, answer["errors"][0]["code"]) == (2, "usage")

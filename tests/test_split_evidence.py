@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
+
+import pytest
 
 from activities.records.reports import ExplainedStep, explain
 from activities.segments.imported import import_segment, read_members
+from scripts.cli import run
 from tests.house import House
 from workflows.documents import ConditionSplit
 
-ROOT = Path(__file__).parents[1]
 EVERYBODY = ["u1", "u2", "u3", "u4", "u5", "u6"]
 
 DOCUMENTS = """\
@@ -60,8 +59,8 @@ def decisions(house: House) -> dict[tuple[str, str], ExplainedStep]:
     database = house.stores.ledger.database
     found: dict[tuple[str, str], ExplainedStep] = {}
     for user in EVERYBODY:
-        for run in explain(database, "parted", user).runs:
-            found |= {(user, step.element): step for step in run.steps if step.element in {"first", "second"}}
+        for passage in explain(database, "parted", user).runs:
+            found |= {(user, step.element): step for step in passage.steps if step.element in {"first", "second"}}
     return found
 
 
@@ -116,28 +115,15 @@ async def test_a_split_is_repeated_from_its_record(house: House) -> None:
     assert branches_again(house, made, kept="nothing") != branches
 
 
-def explained(home: Path, source: str, user: str) -> dict[str, Any]:
-    settled = {name: value for name, value in os.environ.items() if not name.startswith(("JOURNEYS_", "TEMPORAL_"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.cli", "segment", "explain", source, user, "--json"],
-        cwd=ROOT,
-        env={**settled, "JOURNEYS_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
-
-
 def lines(tree: dict[str, Any], depth: int = 0) -> list[tuple[int, str, Any, bool]]:
     """Flatten a tree: depth, text, value, truth."""
     own = (depth, tree["text"], tree["value"], tree["true"])
     return [own, *(line for child in tree["children"] for line in lines(child, depth + 1))]
 
 
-def test_explanation_by_the_command_line(house: House) -> None:
+def test_explanation_by_the_command_line(
+    house: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`segment explain` shows each leaf's value and truth, for a member and for another, nested segments opened."""
     buy(house, timedelta(days=1), "u2")
     load_listed(house, "u1", "u6")
@@ -152,7 +138,14 @@ def test_explanation_by_the_command_line(house: House) -> None:
             - not: {device: platform, is: android}
         """
     )
-    member, other = (explained(house.settings.home, "chosen", user) for user in ("u2", "u3"))
+    monkeypatch.setenv("JOURNEYS_HOME", str(house.settings.home))
+    answers = []
+    for user in ("u2", "u3"):
+        monkeypatch.setattr(sys, "argv", ["journeys", "segment", "explain", "chosen", user, "--json"])
+        capsys.readouterr()
+        assert run() == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    member, other = answers
     assert (member["member"], other["member"]) == (True, False)
     assert lines(member["tree"]) == [
         (0, "all of", None, True),

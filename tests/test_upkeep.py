@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import os
-import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,12 @@ from activities.tables.delta import Tables
 from activities.tables.schema import TableName
 from activities.tables.tidying import tidy
 from activities.upkeep import needed_versions, tidy_tables
+from scripts.cli import run
 from tests.house import House
 from workflows.contracts import JOURNEYS_QUEUE, Audience, Leave, Outcome, Visit
 from workflows.errors import NotFoundError, StoreUnavailable
 from workflows.upkeep import TidiedTable, UpkeepInput, UpkeepReport
 
-ROOT = Path(__file__).parents[1]
 NONE = timedelta(0)
 DAY = timedelta(days=1)
 
@@ -185,21 +187,14 @@ async def test_the_workflow_tidies_and_tells(house: House) -> None:
 
 def command(house: House, *arguments: str) -> tuple[int, dict[str, Any]]:
     """Run `journeys upkeep` in the house, as a person would."""
-    environment = {
-        **os.environ,
-        "JOURNEYS_HOME": str(house.settings.home),
-        "TEMPORAL_ADDRESS": house.address,
-        "TEMPORAL_NAMESPACE": house.namespace,
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.cli", "upkeep", "--json", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    return done.returncode, json.loads(done.stdout)
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+        patch.setenv("JOURNEYS_HOME", str(house.settings.home))
+        patch.setenv("TEMPORAL_ADDRESS", house.address)
+        patch.setenv("TEMPORAL_NAMESPACE", house.namespace)
+        patch.setattr(sys, "argv", ["journeys", "upkeep", "--json", *arguments])
+        status = run()
+    return status, json.loads(said.getvalue())
 
 
 def test_the_command(house: House) -> None:
@@ -224,11 +219,11 @@ def test_the_command(house: House) -> None:
 async def test_the_schedule(house: House) -> None:
     """`--every` makes a schedule that starts the workflow, changes the one that is there, and `never` removes it."""
     house.load("users", "user_id,plan\nu7,paid\n")
-    assert command(house, "--every", "1d") == (
+    assert await asyncio.to_thread(command, house, "--every", "1d") == (
         0,
         {"schedule": "upkeep", "every": "1d", "retain": "7d", "done": "created"},
     )
-    assert command(house, "--every", "12h", "--retain", "2d")[1]["done"] == "changed"
+    assert (await asyncio.to_thread(command, house, "--every", "12h", "--retain", "2d"))[1]["done"] == "changed"
     async with house.serving((JOURNEYS_QUEUE,)) as client:
         handle = client.get_schedule_handle("upkeep")
         description = await handle.describe()
@@ -237,12 +232,12 @@ async def test_the_schedule(house: House) -> None:
         await handle.trigger()
         report = UpkeepReport.model_validate(await _result_of_scheduled(client))
         assert report.tables[0].files_after == 1
-    assert command(house, "--every", "never")[1] == {
+    assert (await asyncio.to_thread(command, house, "--every", "never"))[1] == {
         "schedule": "upkeep", "every": None, "retain": None, "done": "removed",
     }  # fmt: skip
     with pytest.raises(RPCError, match="not found"):
         await handle.describe()
-    assert command(house, "--every", "never")[1]["done"] == "absent"
+    assert (await asyncio.to_thread(command, house, "--every", "never"))[1]["done"] == "absent"
 
 
 async def _result_of_scheduled(client: Client) -> Any:

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from functools import lru_cache, wraps
 from typing import Any
 
-from liquid import BoundTemplate, Environment, FalsyStrictUndefined
+from liquid import BoundTemplate, Environment, FalsyStrictUndefined, Undefined
 from liquid.exceptions import FilterArgumentError, LiquidError, UndefinedError
 from pydantic import BaseModel, ConfigDict
 
@@ -72,7 +72,8 @@ def _bounded(found: Callable[..., Any]) -> Callable[..., Any]:
     """Bound what a filter takes and gives: `{{ (1..3000000) | join }}` took 0.7 s of a worker, measured."""
 
     def within(value: Any) -> Any:
-        if isinstance(value, Sized) and len(value) > FILTER_LIMIT:
+        # What is missing goes to the filter as it is: asking for its length fails, and `default` takes it.
+        if not isinstance(value, Undefined) and isinstance(value, Sized) and len(value) > FILTER_LIMIT:
             raise FilterArgumentError(
                 f"a filter takes and gives at most {FILTER_LIMIT} items or characters", token=None
             )

@@ -46,7 +46,8 @@ class Ids(Sequence[bytes]):
     def __init__(self, ids: pl.Series) -> None:
         pieces = (ids.slice(begin, SLICE) for begin in range(0, len(ids), SLICE))
         self._bytes = b"".join(_joined(piece).encode() for piece in pieces)
-        self._ends = array("Q", [0])
+        # Four bytes for each place where they suffice: an id of 36 characters takes 40 bytes in all.
+        self._ends = array("I" if len(self._bytes) < 1 << 32 else "Q", [0])
         self._ends.extend(ids.str.len_bytes().cast(pl.UInt64).cum_sum().to_list())
 
     def __len__(self) -> int:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import polars as pl
@@ -224,6 +225,7 @@ class Segments:
         return Evaluation(users, tables, as_of, digest, is_timeless(condition, meant), meant.pinned)
 
 
+@lru_cache(maxsize=1024)
 def condition_key(condition: Condition, zone: str) -> str:
-    """Name a condition as it is written, references unresolved."""
+    """Name a condition as it is written, references unresolved. Each split asks: so it is written out once."""
     return zone + json.dumps(condition.model_dump(mode="json", by_alias=True, exclude_unset=True), sort_keys=True)
