@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 
@@ -52,6 +53,7 @@ def main() -> None:
 
 def run() -> int:
     """Run one command and give its exit status."""
+    signal.siginterrupt(signal.SIGINT, True)  # polars' handler would go on reading a pipe after a Ctrl-C
     try:
         status = journeys.main(prog_name="journeys", standalone_mode=False)
         return status if isinstance(status, int) else DONE

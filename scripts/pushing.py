@@ -25,7 +25,7 @@ def push() -> None:
 @click.argument("user")
 @json_option
 def preview(journey: str, element: str, user: str) -> None:
-    """Show what a user's devices would get. Sends nothing.
+    """Show what a user's devices would get, and send nothing.
 
     From the push ELEMENT of JOURNEY, for each reachable device of USER.
     """

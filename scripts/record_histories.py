@@ -1,5 +1,6 @@
-"""Records histories of the sample journey on the embedded server, for the replay test: `python -m scripts.record_histories`.
+"""Records histories of the sample journey on the embedded server, for the replay test.
 
+Run it as `python -m scripts.record_histories`.
 Record anew after a change of the engine's number only: histories of an older engine stay, since runs of it may be under
 way wherever the product is deployed.
 """
@@ -100,7 +101,7 @@ def _user_who(engine: Engine, saved: Saved, branch: str) -> str:
 def main() -> None:
     """Record into the folder given, or where the replay test looks."""
     for path in asyncio.run(record(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)):
-        print(path)  # noqa: T201
+        print(path)
 
 
 if __name__ == "__main__":

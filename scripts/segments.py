@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -247,7 +246,6 @@ def _from_seglang(engine: Engine, expression: str, name: str) -> RawDocument:
 def _one_segment(source: str, name: str) -> RawDocument:
     """Read one segment document; a bare condition is taken for one with the given name."""
     if source == "-":
-        signal.siginterrupt(signal.SIGINT, True)  # polars' handler would go on reading after a Ctrl-C
         text, shown, folder = sys.stdin.read(), "standard input", Path.cwd()
     else:
         try:

@@ -83,7 +83,7 @@ async def test_the_budget_of_events_actions_and_bytes(house: House, tmp_path: Pa
 
 
 async def test_the_budget_of_a_direct_start(house: House) -> None:
-    """A run that a client starts keeps within the same events and actions, and a refused one costs 6 events, 2 actions."""
+    """A run that a client starts keeps within the same events and actions; a refused one costs 6 events, 2 actions."""
     house.load("users", "user_id,plan\nholder,held\n")
     house.save("""\
         journey: open

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import func, select
 from temporalio.client import Client, WorkflowUpdateFailedError
 
-from activities.records.rows import enrolments
 from activities.records.reports import list_pushes
+from activities.records.rows import enrolments
 from tests.house import VIP, House, events_of
 from tests.win_back import load_purchases, write_examples
 from workers.engine import StartReport
@@ -171,7 +171,7 @@ async def test_another_version_and_a_start_anew(house: House) -> None:
     async with running(house) as (client, report):
         house.save(house_document(house).replace("Thank them", "Thank them again"))
         for name in ("hello", "hello@2"):
-            with pytest.raises(RefusedError, match="version 1 of 'hello' is running.*revise") as refused:
+            with pytest.raises(RefusedError, match=r"version 1 of 'hello' is running.*revise") as refused:
                 await house.engine.start(name, client=client)
             assert refused.value.code == "other-version-running"
         async with house.serving((PUSH_QUEUE,)):

@@ -121,7 +121,9 @@ async def test_a_user_enters_by_plain_json(house: House, temporal: Temporal) -> 
     house.load("users", "user_id,plan\nheld,held\n")
     inline = json.loads(json.dumps(INLINE))
     inline["entries"]["start"]["audience"] = {"attribute": "plan", "is": "held"}
-    inline["elements"]["grown"]["match"] = {"any": [{"attribute": "plan", "is": "held"}, {"attribute": "age", "at_least": 18}]}
+    inline["elements"]["grown"]["match"] = {
+        "any": [{"attribute": "plan", "is": "held"}, {"attribute": "age", "at_least": 18}]
+    }
     async with house.serving((JOURNEYS_QUEUE, USERS_QUEUE)):
         await temporal.start("Journey", JOURNEYS_QUEUE, "journey/inline", {"definition": inline})
         for _ in range(200):
@@ -133,7 +135,10 @@ async def test_a_user_enters_by_plain_json(house: House, temporal: Temporal) -> 
             "UserJourney", USERS_QUEUE, "journey/inline/user/u1", {"journey": "inline", "user_id": "u1"}
         )
         passed = await temporal.ended_with(
-            "UserJourney", USERS_QUEUE, "journey/inline/user/u4", {"journey": "inline", "user_id": "u4", "entry": "start"}
+            "UserJourney",
+            USERS_QUEUE,
+            "journey/inline/user/u4",
+            {"journey": "inline", "user_id": "u4", "entry": "start"},
         )
         assert passed == {"admitted": True, "reason": "end", "exit": "done"}
         async with house.serving((PUSH_QUEUE,)):

@@ -23,7 +23,10 @@ journey: planned
 entries:
   start: {kind: audience-entry, audience: {attribute: plan, in: [paid, pro]}, next: grown}
 elements:
-  grown: {kind: condition-split, match: {attribute: age, at_least: 18}, branches: {users_in_segment: hi, all_other_users: out}}
+  grown:
+    kind: condition-split
+    match: {attribute: age, at_least: 18}
+    branches: {users_in_segment: hi, all_other_users: out}
   hi: {kind: push, message: {title: Hi, body: there}, next: out}
   out: {kind: exit}
 """
@@ -72,7 +75,10 @@ elements:
     kind: condition-split
     match: {any_device: {attribute: platform, is: ios}}
     branches: {users_in_segment: hi, all_other_users: third}
-  third: {kind: condition-split, match: {attribute: country, is_not: FR}, branches: {users_in_segment: hi, all_other_users: out}}
+  third:
+    kind: condition-split
+    match: {attribute: country, is_not: FR}
+    branches: {users_in_segment: hi, all_other_users: out}
   hi: {kind: push, message: {title: Hi, body: there}, next: out}
   out: {kind: exit}
 """
@@ -156,7 +162,7 @@ def require_same(plan: Plan, stats: Stats, earlier: Stats | None = None) -> None
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 async def test_the_plan_is_what_happens(house: House, name: str) -> None:
-    """Plan, then start on the same snapshot: a difference of 0 at every branch, outcome and device; a plan writes nothing."""
+    """Plan, then start on the same snapshot: no difference at any branch, outcome or device; a plan writes nothing."""
     load_crowd(house, seed=len(name))
     house.save(DOCUMENTS[name])
     before = written(house)
@@ -185,7 +191,10 @@ async def test_several_audience_entries(house: House) -> None:
           payers: {kind: audience-entry, audience: {segment: payers}, next: hi}
           french: {kind: audience-entry, audience: {attribute: country, is: FR}, next: split}
         elements:
-          split: {kind: condition-split, match: {attribute: age, is: 18}, branches: {users_in_segment: hi, all_other_users: wait}}
+          split:
+            kind: condition-split
+            match: {attribute: age, is: 18}
+            branches: {users_in_segment: hi, all_other_users: wait}
           wait: {kind: push, message: {title: Late, body: "{{ user.country }}"}, next: out}
           hi: {kind: push, message: {title: Hi, body: there}, next: out}
           out: {kind: exit}
@@ -209,7 +218,9 @@ async def test_several_audience_entries(house: House) -> None:
 def test_the_fast_path_counts_as_the_composed_one(house: House, seed: int) -> None:
     """A message that reads the same for all is counted by polars: the same numbers as composing it for each user."""
     load_crowd(house, seed)
-    text = PLAIN.replace("{attribute: plan, in: [paid, pro]}", "{everyone: true}").replace("next: out}\n  out", "%s}\n  out")
+    text = PLAIN.replace("{attribute: plan, in: [paid, pro]}", "{everyone: true}").replace(
+        "next: out}\n  out", "%s}\n  out"
+    )
     for ways in ("next: out", "branches: {accepted: out, not_accepted: out}"):
         house.save(text % ways)
         fast = house.engine.plan("planned")

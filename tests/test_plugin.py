@@ -1,4 +1,4 @@
-"""The plugin: one object brings workflows, activities, converter and sandbox, and matches what the contracts promise."""
+"""The plugin: one object brings workflows, activities, converter and sandbox, as the contracts promise."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def signatures() -> dict[str, Callable[..., Any]]:
         value
         for module in (contracts, upkeep)
         for value in vars(module).values()
-        if inspect.isfunction(value) and value.__module__ == module.__name__ and activity._Definition.from_callable(value)
+        if inspect.isfunction(value)
+        and value.__module__ == module.__name__
+        and activity._Definition.from_callable(value)
     ]
     assert len({name_of(one) for one in found}) == len(found)
     return {name_of(one): one for one in found}
@@ -88,7 +90,7 @@ async def test_what_a_worker_gets(house: House, queue: str, sandbox: bool) -> No
 
 
 async def test_one_worker_of_your_own_in_the_sandbox(house: House) -> None:
-    """One worker serves everything on one queue of any name, in the sandbox: a user passes, leaves, and is on record."""
+    """One worker serves everything on one queue of any name, in the sandbox: a user passes and leaves."""
     saved = house.stores.catalogue.find("journey", "hello")
     await house.stores.ledger.open_journey("hello", saved.version, saved.digest, "a-launch", datetime.now(UTC))
     client = await house.client(JourneysPlugin(house.stores, sandbox=True))

@@ -91,7 +91,10 @@ class SplitsTwice(UserJourney):
 @pytest.mark.parametrize("kind", ["pushed-user", "other-user"])
 async def test_one_more_command_is_caught(kind: str) -> None:
     """An interpreter that issues one command more than it did when a run was recorded fails the replay of that run."""
-    options: dict[str, Any] = {"workflow_runner": UnsandboxedWorkflowRunner(), "data_converter": pydantic_data_converter}
+    options: dict[str, Any] = {
+        "workflow_runner": UnsandboxedWorkflowRunner(),
+        "data_converter": pydantic_data_converter,
+    }
     with pytest.raises(NondeterminismError):
         await Replayer(workflows=[SplitsTwice], **options).replay_workflow(recorded(kind))
     # The same replayer with the real one has nothing to say.

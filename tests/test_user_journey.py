@@ -1,4 +1,4 @@
-"""One user's run: who may enter, what a closed passage answers, what an operator can ask it, and how a killed one ends."""
+"""One user's run: who may enter, what a closed passage answers, what a run can be asked, how a killed one ends."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ from workflows.contracts import (
 
 DECIDING = (JOURNEYS_QUEUE, USERS_QUEUE)
 """Without the queue of pushes, whoever is to be pushed stays inside, and with him the journey stays running."""
+
+COMPLETED = "workflow_task_completed_event_attributes"
 
 DOOR = """\
 journey: door
@@ -85,7 +87,7 @@ async def open_door(house: House, reentry: str = "never") -> AsyncIterator[Clien
 async def reset(client: Client, handle: WorkflowHandle[Any, Any]) -> WorkflowHandle[Any, Any]:
     """Reset a run to its first workflow task, as an operator does, and give the new run."""
     history = await handle.fetch_history()
-    first = next(event.event_id for event in history.events if event.HasField("workflow_task_completed_event_attributes"))
+    first = next(event.event_id for event in history.events if event.HasField(COMPLETED))
     run_id = history.events[0].workflow_execution_started_event_attributes.original_execution_run_id
     answer = await client.workflow_service.reset_workflow_execution(
         ResetWorkflowExecutionRequest(
@@ -289,7 +291,8 @@ async def test_what_an_operator_can_ask_a_run(house: House) -> None:
         assert await run.query("path") == [split]
         assert (await _metadata(run)).current_details == "At hold (push)"
         await finish(house, client)
-        assert await run.query("path") == [split, {"element": "hold", "branch": "next", "because": "1 device: 1 accepted"}]
+        sent = {"element": "hold", "branch": "next", "because": "1 device: 1 accepted"}
+        assert await run.query("path") == [split, sent]
         story = (await _metadata(run)).current_details
         assert "**stays**: Users in a segment" in story
         assert story.endswith("left at **out**")
@@ -301,9 +304,10 @@ STRANGE = ["a/b", "with space", "100%", "a%2Fb", "語 ü", "x#y?z&w", "'quoted'"
 
 
 async def test_strange_user_ids(house: House) -> None:
-    """Ids with slashes, spaces, percent signs, quotes and any script enter, pass, are found and are terminated alike."""
+    """Ids with slashes, spaces, percent signs, quotes, of any script: they enter, pass, and are terminated alike."""
     house.load("users", "user_id,plan\n" + "".join(f"{user},strange\n" for user in STRANGE))
-    house.load("devices", "device_id,user_id,platform,opt_in\n" + "".join(f"d-{user},{user},ios,true\n" for user in STRANGE))
+    devices = "".join(f"d-{user},{user},ios,true\n" for user in STRANGE)
+    house.load("devices", "device_id,user_id,platform,opt_in\n" + devices)
     house.save("""\
         journey: strange
         reentry: after_exit

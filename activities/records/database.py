@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, MetaData, Table, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
-from workflows.errors import StoreUnavailable
+from workflows.errors import RefusedError, StoreUnavailable
 
 METADATA = MetaData()
 """All tables of catalogue and ledger."""
@@ -173,9 +173,17 @@ class Database:
 def _engine(url: str) -> Engine:
     """Open a database as its kind wants it."""
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True)
+        try:
+            return create_engine(url, pool_pre_ping=True)
+        except (ArgumentError, ImportError) as error:  # the address is not quoted: it may hold a password
+            message = f"the address of the ledger names no database that can be opened here: {type(error).__name__}"
+            hint = "write it as in postgresql+psycopg://user@host/name or sqlite:///file.db"
+            raise RefusedError(message, code="wrong-address", hint=hint) from error
     path = url.removeprefix("sqlite:///")
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(f"the folder of the ledger {path!r} cannot be made: {error.strerror}") from error
     engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
