@@ -13,7 +13,7 @@ from temporalio.testing import WorkflowEnvironment
 from tests.house import DEVICES, SAMPLE_DOCUMENTS, USERS, House, open_house
 from workers.settings import Settings
 
-NAMESPACES = 60
+NAMESPACES = 240
 
 
 @pytest.fixture(autouse=True)

@@ -12,11 +12,9 @@ nor the environment's proxies have a say.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import ssl
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -136,7 +134,12 @@ class Http1Client:
     """
 
     def __init__(
-        self, tls: ssl.SSLContext, *, connections: int = 100, timeout_seconds: float = 15.0, connect_seconds: float = 5.0
+        self,
+        tls: ssl.SSLContext,
+        *,
+        connections: int = 100,
+        timeout_seconds: float = 15.0,
+        connect_seconds: float = 5.0,
     ) -> None:
         self._tls = tls
         self._connections = connections
@@ -203,29 +206,3 @@ def cut_short(reply: Reply) -> Answer:
 
 def _said(error: BaseException) -> str:
     return str(error) or type(error).__name__
-
-
-class Shared:
-    """Work that is done once at a time for all who wait for it, and whose failure they share for a while.
-
-    Args:
-        pause_seconds: How long a failure is told to all who ask, before the work is tried again.
-        clock: Seconds that never go back.
-    """
-
-    def __init__(self, pause_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.lock = asyncio.Lock()
-        self._pause = pause_seconds
-        self._clock = clock
-        self._failure: Answer | None = None
-        self._until = float("-inf")
-
-    @property
-    def failure(self) -> Answer | None:
-        """The failure that is still told."""
-        return self._failure if self._clock() < self._until else None
-
-    def failed(self, answer: Answer) -> Answer:
-        """Note a failure."""
-        self._failure, self._until = answer, self._clock() + self._pause
-        return answer
