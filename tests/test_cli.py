@@ -57,7 +57,7 @@ STATS = {"journey", "version", "state", "audience", "entered", "refused", "insid
 @pytest.mark.parametrize(
     ("words", "keys"),
     [
-        ("import users users.csv", {*["table", "version", "rows", "inserted", "updated", "unchanged", "rejected"], "users_added",
+        ("import users users.csv", {*"table version rows inserted updated unchanged rejected".split(), "users_added",
                                     "rejects_file", "warnings"}),
         ("tables", {"tables"}),
         ("check all.yaml", {"ok", "files", "errors", "warnings"}),
@@ -90,7 +90,7 @@ def test_with_json_a_command_prints_one_object(changed: Commands, words: str, ke
     ("words", "keys"),
     [
         ("list", {"segments"}),
-        ("import vip2 vip.csv", set(["segment", "version", "rows", "users", "unknown", "duplicates", "empty", "rejected", "rejects_file"])),
+        ("import vip2 vip.csv", set("segment version rows users unknown duplicates empty rejected rejects_file".split())),
         ("preview grown", {"users", "devices", "reachable", "as_of", "tables"}),
         ("preview grown --ids", {"users", "devices", "reachable", "as_of", "tables", "user_ids"}),
         ("explain grown u1", {"member", "tree"}),

@@ -25,7 +25,7 @@ from tests.worker_that_dies import (
 )
 from workflows.contracts import JOURNEYS_QUEUE, PUSH_QUEUE, USERS_QUEUE, Stats, UserJourneyInput, user_workflow_id
 
-CROWD = 1_500
+CROWD = 1_100
 PUSHED = 200
 
 CROWD_DOCUMENTS = f"""\

@@ -11,7 +11,11 @@ from pydantic import SecretStr
 from activities.push.apns import Apns, ApnsConfig
 from activities.push.claims import Cap
 from activities.push.delivery import DeliveryRules
+from activities.push.fcm import Fcm, FcmConfig
 from activities.push.provider import Provider
+from activities.push.pushwoosh import Pushwoosh, PushwooshConfig
+from activities.push.webhook import Webhook, WebhookConfig
+from activities.push.webpush import WebPush, WebPushConfig
 from workers.settings import Settings
 from workflows.conditions import duration
 from workflows.errors import RefusedError
@@ -64,6 +68,48 @@ def _apns(settings: Settings) -> Provider:
     )
 
 
+def _fcm(settings: Settings) -> Provider:
+    return Fcm(
+        FcmConfig(
+            credentials=_read(settings, "fcm_credentials"),
+            base_url=settings.fcm_base_url,
+            ca_file=settings.push_ca_file,
+        )
+    )
+
+
+def _webpush(settings: Settings) -> Provider:
+    return WebPush(
+        WebPushConfig(
+            key=_read(settings, "webpush_key"),
+            subject=_needed(settings, "webpush_subject"),
+            hosts=settings.webpush_hosts,
+            ca_file=settings.push_ca_file,
+        )
+    )
+
+
+def _webhook(settings: Settings) -> Provider:
+    return Webhook(
+        WebhookConfig(
+            url=_needed(settings, "webhook_url"),
+            secret=_needed(settings, "webhook_secret"),
+            ca_file=settings.push_ca_file,
+        )
+    )
+
+
+def _pushwoosh(settings: Settings) -> Provider:
+    return Pushwoosh(
+        PushwooshConfig(
+            application=_needed(settings, "pushwoosh_application"),
+            token=_needed(settings, "pushwoosh_token"),
+            base_url=settings.pushwoosh_base_url,
+            ca_file=settings.push_ca_file,
+        )
+    )
+
+
 def _needed(settings: Settings, name: str) -> str:
     """Give a setting that a provider cannot do without."""
     value = getattr(settings, name)
@@ -87,5 +133,11 @@ def _read(settings: Settings, name: str) -> str:
         ) from error
 
 
-MAKERS: dict[str, Callable[[Settings], Provider]] = {"apns": _apns}
+MAKERS: dict[str, Callable[[Settings], Provider]] = {
+    "apns": _apns,
+    "fcm": _fcm,
+    "webpush": _webpush,
+    "webhook": _webhook,
+    "pushwoosh": _pushwoosh,
+}
 """How each provider is made from its settings."""

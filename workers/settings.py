@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -12,15 +13,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from workflows.conditions import Zone, duration
 from workflows.errors import DefinitionError, Fault
 
 PREFIX = "JOURNEYS_"
 HOME_NAME = ".journeys"
-SECRETS = {"database", "table_options"}
-"""Settings that hold secrets: what is wrong with them is told without quoting them."""
 
 
 class Settings(BaseSettings):
@@ -209,6 +208,9 @@ def load_settings(**given: Any) -> Settings:
         settings = Settings(**given)
     except ValidationError as error:
         raise DefinitionError([_fault(dict(one)) for one in error.errors()]) from None
+    except SettingsError as error:  # a list or mapping that is no JSON
+        name = next(iter(re.findall(r'field "(\w+)"', str(error))), "")
+        raise DefinitionError([_wrong(f"{PREFIX}{name}".upper(), "the value is refused: write it as JSON")]) from None
     return settings.model_copy(update={"home": settings.home.expanduser().resolve()})
 
 
@@ -232,10 +234,14 @@ def child_environment(settings: Settings) -> dict[str, str]:
 
 
 def _fault(error: dict[str, Any]) -> Fault:
-    name = "_".join(str(part) for part in error["loc"])
-    return Fault(
-        code="wrong-setting",
-        path=f"{PREFIX}{name}".upper(),
-        message=f"{'the value' if name in SECRETS else repr(error['input'])} is refused: {error['msg']}",
-        hint="see: journeys settings",
-    )
+    """Word one refusal; what is secret is told without quoting it."""
+    said = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:  # a rule over several settings, whose input is all of them: the message names the variable
+        return _wrong(next(iter(re.findall(rf"{PREFIX}[A-Z_]+", said)), PREFIX), said)
+    name = str(error["loc"][0])
+    secret = "SecretStr" in str(Settings.model_fields[name].annotation)
+    return _wrong(f"{PREFIX}{name}".upper(), f"{'the value' if secret else repr(error['input'])} is refused: {said}")
+
+
+def _wrong(variable: str, message: str) -> Fault:
+    return Fault(code="wrong-setting", path=variable, message=message, hint="see: journeys settings")

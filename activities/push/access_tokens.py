@@ -7,9 +7,9 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC
 from http.client import HTTPException
+from types import MappingProxyType
 from typing import Any, Final
 
 from google.auth import transport
@@ -91,13 +91,15 @@ class AccessTokens:
         return None
 
 
-@dataclass(frozen=True)
 class _TokenReply(transport.Response):
     """What google-auth reads of an answer."""
 
-    status: int
-    headers: Mapping[str, str]
-    data: bytes
+    status = 0
+    headers: Mapping[str, str] = MappingProxyType({})
+    data = b""
+
+    def __init__(self, status: int, headers: Mapping[str, str], data: bytes) -> None:
+        self.status, self.headers, self.data = status, headers, data
 
 
 class _Transport(transport.Request):

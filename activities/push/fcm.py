@@ -220,7 +220,7 @@ class Fcm:
         """Read an answer, and give the word that decided."""
         said = reply.json()
         if reply.status == 200 and (said.get("name") or not reply.complete):
-            return Answer(Verdict.ACCEPTED, provider_id=str(said["name"]) if said else None), ""
+            return Answer(Verdict.ACCEPTED, provider_id=str(said["name"]) if "name" in said else None), ""
         if not reply.complete:
             return cut_short(reply), "cut"
         error = said.get("error")
