@@ -66,7 +66,7 @@ async def test_what_is_missing_is_named(complete: dict[str, Any], missing: str) 
 
 async def test_a_file_that_cannot_be_read_is_named(complete: dict[str, Any]) -> None:
     """A file of credentials that is not there is refused with its setting and its path."""
-    with pytest.raises(RefusedError, match="JOURNEYS_APNS_KEY.*nowhere"):
+    with pytest.raises(RefusedError, match=r"JOURNEYS_APNS_KEY.*nowhere"):
         async with open_providers(Settings(**{**complete, "apns_key": Path("nowhere.p8")})):
             pass
 
