@@ -51,14 +51,20 @@ def changed(tmp_path: Path) -> Commands:
 
 # ------------------------------------------------------------------------------------------------------- shapes
 
+IMPORTED = {
+    *("table", "version", "rows", "inserted", "updated", "unchanged", "rejected"),
+    *("users_added", "rejects_file", "warnings"),
+}
+LISTED = {
+    *("segment", "version", "rows", "users", "unknown", "duplicates", "empty", "rejected", "rejects_file"),
+}
 STATS = {"journey", "version", "state", "audience", "entered", "refused", "inside", "exited", "elements"}
 
 
 @pytest.mark.parametrize(
     ("words", "keys"),
     [
-        ("import users users.csv", {*"table version rows inserted updated unchanged rejected".split(), "users_added",
-                                    "rejects_file", "warnings"}),
+        ("import users users.csv", IMPORTED),
         ("tables", {"tables"}),
         ("check all.yaml", {"ok", "files", "errors", "warnings"}),
         ("save all.yaml", {"saved"}),
@@ -90,7 +96,7 @@ def test_with_json_a_command_prints_one_object(changed: Commands, words: str, ke
     ("words", "keys"),
     [
         ("list", {"segments"}),
-        ("import vip2 vip.csv", set("segment version rows users unknown duplicates empty rejected rejects_file".split())),
+        ("import vip2 vip.csv", LISTED),
         ("preview grown", {"users", "devices", "reachable", "as_of", "tables"}),
         ("preview grown --ids", {"users", "devices", "reachable", "as_of", "tables", "user_ids"}),
         ("explain grown u1", {"member", "tree"}),
@@ -422,7 +428,7 @@ def test_rows_that_are_wrong_are_told_and_kept_apart(changed: Commands) -> None:
 
 
 def test_repeated_ids_and_foreign_encodings_are_warned_of(changed: Commands) -> None:
-    """The last of two rows with one id is taken, and text that is not UTF-8 is read as what it must be, with warnings."""
+    """The last of two rows with one id is taken, and text that is not UTF-8 is read as what it is, with warnings."""
     changed.write("twice.csv", "user_id,plan\nu7,free\nu7,paid\n")
     twice = changed("import", "users", "twice.csv", "--json").json
     assert twice["inserted"] == 1

@@ -133,7 +133,7 @@ def test_a_reference_follows_the_newest_import_or_pins_one(here: Commands) -> No
 
 
 def test_segments_in_a_circle_are_refused(here: Commands) -> None:
-    """A segment that contains itself, at once or by others, is refused, and so is a change that would close a circle."""
+    """A segment that contains itself, at once or by others, is refused; so is a change that would close a circle."""
     here.write("self.yaml", "segment: a\nmatch: {not: {segment: a}}\n")
     here.write("two.yaml", "segment: a\nmatch: {segment: b}\n---\nsegment: b\nmatch: {all: [{segment: a}]}\n")
     before = here.kept()
@@ -300,32 +300,29 @@ def accepts(schema: dict[str, Any], data: Any, root: dict[str, Any]) -> bool:
     """Tell whether a value fits a JSON Schema, by the keywords that ours use."""
     if "$ref" in schema:
         return accepts(root["$defs"][schema["$ref"].removeprefix("#/$defs/")], data, root)
-    if "const" in schema and data != schema["const"]:
-        return False
-    if "enum" in schema and data not in schema["enum"]:
-        return False
-    if "pattern" in schema and isinstance(data, str) and not re.search(schema["pattern"], data):
-        return False
-    for kind in ("anyOf", "oneOf"):
-        if kind in schema and not any(accepts(one, data, root) for one in schema[kind]):
-            return False
     wanted = schema.get("type", list(TYPES))
-    if not isinstance(data, tuple(TYPES[one] for one in ([wanted] if isinstance(wanted, str) else wanted))):
-        return False
-    if isinstance(data, list):
-        return all(accepts(schema.get("items", {}), one, root) for one in data)
-    if not isinstance(data, dict):
-        return True
+    return (
+        isinstance(data, tuple(TYPES[one] for one in ([wanted] if isinstance(wanted, str) else wanted)))
+        and data in schema.get("enum", [data])
+        and data == schema.get("const", data)
+        and not (isinstance(data, str) and not re.search(schema.get("pattern", ""), data))
+        and all(any(accepts(one, data, root) for one in schema[kind]) for kind in ("anyOf", "oneOf") if kind in schema)
+        and not (isinstance(data, list) and not all(accepts(schema.get("items", {}), one, root) for one in data))
+        and not (isinstance(data, dict) and not _accepts_keys(schema, data, root))
+    )
+
+
+def _accepts_keys(schema: dict[str, Any], data: dict[str, Any], root: dict[str, Any]) -> bool:
     if not set(schema.get("required", ())) <= set(data):
         return False
-    known, others = schema.get("properties", {}), schema.get("additionalProperties", True)
     for key, value in data.items():
         like = [one for pattern, one in schema.get("patternProperties", {}).items() if re.search(pattern, key)]
-        if key in known or like:
-            fits = all(accepts(one, value, root) for one in ([known[key]] if key in known else like))
-        else:
-            fits = others if isinstance(others, bool) else accepts(others, value, root)
-        if not fits:
+        known = [schema["properties"][key]] if key in schema.get("properties", {}) else like
+        others = schema.get("additionalProperties", True)
+        if not known and isinstance(others, bool):
+            if not others:
+                return False
+        elif not all(accepts(one, value, root) for one in known or [others]):
             return False
     return True
 

@@ -132,7 +132,7 @@ def test_a_users_way_is_explained(here: Commands) -> None:
 
 
 def test_a_file_is_checked_saved_and_started(here: Commands) -> None:
-    """`start FILE` saves the document as `save` would; a file with faults is refused, and nothing is saved or started."""
+    """`start FILE` saves the document as `save` would; of a file with faults nothing is saved or started."""
     here.write("other.yaml", SAMPLE_DOCUMENTS.replace("journey: hello", "journey: other"))
     before = here.kept()
     bad = here.write(
@@ -153,7 +153,7 @@ def test_a_file_is_checked_saved_and_started(here: Commands) -> None:
 
 
 def test_a_second_start_admits_nobody_twice(here: Commands) -> None:
-    """A journey that has finished starts anew, and its re-entry rule refuses who was inside; progress counts this start."""
+    """A finished journey starts anew, and its re-entry rule refuses who was inside; progress counts this start."""
     here.write("again.yaml", SAMPLE_DOCUMENTS.replace("journey: hello", "journey: again"))
     assert here("start", "again.yaml", "--wait").status == 0
     said = here("start", "again", "--wait", "--json")

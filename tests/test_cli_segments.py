@@ -24,7 +24,7 @@ def here(tmp_path: Path) -> Commands:
 
 
 def test_an_import_accounts_for_every_row(here: Commands) -> None:
-    """rows = users + unknown + duplicates + empty + rejected, each counted as it is."""
+    """Rows are users + unknown + duplicates + empty + rejected, each counted as it is."""
     here.write("ids.csv", "client,since\nu1,2020\nu2,2021\nu1,2022\n,2023\nnobody,2024\nu6,2020,extra\nu3,2020\n")
     report = here("segment", "import", "vip", "ids.csv", "--column", "client", "--json").json
     counted = {name: report[name] for name in ("rows", "users", "unknown", "duplicates", "empty", "rejected")}

@@ -36,7 +36,7 @@ def demo(home: Path, *more: str) -> subprocess.Popen[str]:
 def told(process: subprocess.Popen[str]) -> dict[str, Any]:
     """Wait for a demo with --json, and read its one object."""
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    assert process.returncode == 0, out + err
     return one_object(out)
 
 
@@ -114,7 +114,7 @@ def test_two_demos_at_once_count_as_the_files_do(tmp_path: Path) -> None:
         assert stats["seconds"] > 0
         assert stats["users_per_second"] == pytest.approx(stats["audience"] / stats["seconds"], rel=0.05)
     assert files(ROOT / ".journeys") == before
-    again = demo(home)  # for people, in the home of the first, which is over
+    again = demo(home, "--users", "150")  # for people, in the home of the first, which is over
     out, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
     assert sorted(path.name for path in home.iterdir() if path.is_dir()) == ["demo", "demo-2"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -62,6 +64,37 @@ async def run_embedded_server(settings: Settings) -> AsyncIterator[EmbeddedServe
         NoServer: It did not start; with what it said.
     """
     settings.home.mkdir(parents=True, exist_ok=True)
+    async with _choosing_ports():
+        process, server = await _start(settings)
+    try:
+        embedded_file(settings).write_text(server.model_dump_json())
+        yield server
+    finally:
+        if _written_pid(settings) == process.pid:
+            embedded_file(settings).unlink(missing_ok=True)
+        await asyncio.to_thread(_stop, process)
+
+
+@asynccontextmanager
+async def _choosing_ports() -> AsyncIterator[None]:
+    """Let one process of this user start a server at a time.
+
+    A port is taken only when its server listens: two that start together would choose the same, and one of them would
+    then talk to the other's server.
+    """
+    path = Path(tempfile.gettempdir()) / f"journeys-{os.getuid()}.lock"
+    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(0.1)
+        yield
+
+
+async def _start(settings: Settings) -> tuple[subprocess.Popen[bytes], EmbeddedServer]:
+    """Start the server on free ports, and wait until it answers."""
     port, ui_port = free_port(DEFAULT_PORT), free_port(DEFAULT_UI_PORT)
     log = settings.home / "server.log"
     with log.open("ab") as output:
@@ -81,12 +114,10 @@ async def run_embedded_server(settings: Settings) -> AsyncIterator[EmbeddedServe
     server = EmbeddedServer(address=f"127.0.0.1:{port}", ui=f"http://127.0.0.1:{ui_port}", pid=process.pid)
     try:
         await _until_it_answers(server, process, log)
-        embedded_file(settings).write_text(server.model_dump_json())
-        yield server
-    finally:
-        if _written_pid(settings) == process.pid:
-            embedded_file(settings).unlink(missing_ok=True)
+    except BaseException:
         await asyncio.to_thread(_stop, process)
+        raise
+    return process, server
 
 
 async def _until_it_answers(server: EmbeddedServer, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -95,6 +126,8 @@ async def _until_it_answers(server: EmbeddedServer, process: subprocess.Popen[by
         try:
             client = await Client.connect(server.address)
             await client.count_workflows()
+            if process.poll() is not None:  # another program's server answers there
+                raise ConnectionError(f"something else answers at {server.address}")
             return
         except Exception as error:
             if process.poll() is not None or asyncio.get_running_loop().time() > deadline:

@@ -154,16 +154,16 @@ class Fcm:
         self.config = config
         self._clock = clock
         try:
-            account = json.loads(config.credentials)
+            account = dict(json.loads(config.credentials))
             if config.token_uri is not None:
                 account["token_uri"] = config.token_uri
             credentials = Credentials.from_service_account_info(account, scopes=[SCOPE])  # type: ignore[no-untyped-call]
             project = config.project or account["project_id"]
+            self._url = URL(f"{(config.base_url or BASE_URL).rstrip('/')}/v1/projects/{project}/messages:send")
             tls = tls_context(config.ca_file)
         except (ValueError, TypeError, KeyError, OSError, GoogleAuthError) as error:
             hint = "give the JSON file of a service account: Firebase console, project settings, service accounts"
             raise PushError(f"FCM cannot be set up: {error}", hint=hint) from None
-        self._url = URL(f"{(config.base_url or BASE_URL).rstrip('/')}/v1/projects/{project}/messages:send")
         self._tokens = AccessTokens(credentials, tls, clock)
         self._client = Http1Client(tls, connections=config.connections, timeout_seconds=config.timeout_seconds)
 
