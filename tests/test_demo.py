@@ -18,7 +18,7 @@ import pytest
 
 from tests.commands import ROOT, one_object
 
-USERS = 600
+USERS = 300
 
 
 def demo(home: Path, *more: str) -> subprocess.Popen[str]:

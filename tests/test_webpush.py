@@ -167,7 +167,7 @@ async def test_what_nobody_documents_raises_nothing(site: Site) -> None:
 
 
 async def test_a_browser_reads_what_is_sent(site: Site) -> None:
-    """What the browser decrypts is the previewed body, with TTL, urgency and topic as they must be; and it is signed."""
+    """What the browser decrypts is the previewed body, with TTL, urgency and topic as they must be; it is signed."""
     full = notification(
         image="https://example.com/p.png",
         link="https://example.com/points",
@@ -213,29 +213,21 @@ async def test_what_is_too_large_is_found_before_it_is_sent(site: Site) -> None:
 
 async def test_each_service_gets_a_signature_of_its_own_and_keeps_it_for_hours(site: Site) -> None:
     """Two origins by one sender: two signatures, each for its own; the same for six hours; never over a day long."""
-    now = time.time()
+    began = now = time.time()
     async with site.serving() as first, site.serving() as second, site.client(first, second, clock=lambda: now) as push:
+        first.clock = second.clock = lambda: now
         devices = [target(first.subscribe()), target(second.subscribe()), target(first.subscribe())]
-        for hours in (0, 1, 5.9, 6.1, 7, 12.2):
-            now += 0  # the signature's age is what counts
-            first.clock = second.clock = lambda at=now + hours * 3_600: at
-            began = now
+        made = []
+        for hours in (0, 1, 5.9, 6.1, 7, 12.2, -24):  # the last: a signature of the future is not used
             now = began + hours * 3_600
             answers = [(await push.send(notification(), device)).verdict for device in devices * 2]
             assert set(answers) == {Verdict.ACCEPTED}, hours
-            now = began
-        assert len(first.signatures) == len(second.signatures) == 3
-        now -= 86_400  # the clock was set back: a signature of the future is not used
-        first.clock = lambda: now
-        assert (await push.send(notification(), devices[0])).verdict is Verdict.ACCEPTED
-        assert len(first.signatures) == 4
-    tokens = [one.partition("t=")[2].partition(",")[0] for one in first.signatures]
-    claims = [
-        jwt.decode(token, site.key.public_key(), ["ES256"], {"verify_aud": False, "verify_exp": False})
-        for token in tokens
-    ]
-    assert {one["aud"] for one in claims} == {first.url}
-    assert {one["sub"] for one in claims} == {SUBJECT}
+            made.append((len(first.signatures), len(second.signatures)))
+    assert made == [(1, 1), (1, 1), (1, 1), (2, 2), (2, 2), (3, 3), (4, 4)]
+    for peer in (first, second):
+        tokens = [one.partition("t=")[2].partition(",")[0] for one in peer.signatures]
+        claims = [jwt.decode(token, options={"verify_signature": False}) for token in tokens]
+        assert {(one["aud"], one["sub"]) for one in claims} == {(peer.url, SUBJECT)}
 
 
 async def test_a_subscription_of_another_key_is_told_from_a_wrong_key(site: Site) -> None:
@@ -297,7 +289,6 @@ def test_the_list_of_hosts_means_what_it_says() -> None:
         "//fcm.googleapis.com/x",
         "fcm.googleapis.com/x",
         "https:///x",
-        "https://evil.example\\@fcm.googleapis.com/x",
         "https://evil.example#@fcm.googleapis.com/x",
     ]
     assert [one for one in allowed if not is_allowed(URL(one), HOSTS)] == []
@@ -315,7 +306,17 @@ async def test_what_is_no_subscription_is_dead_and_never_sent(site: Site) -> Non
         good = json.loads(peer.subscribe())
         p256dh, auth = good["keys"]["p256dh"], good["keys"]["auth"]
         wrong: list[Any] = [None, 7, [], {}, "x", {"endpoint": good["endpoint"]}, {**good, "keys": []}]
-        wrong += [{**good, "endpoint": each} for each in (None, 3, "https://127.0.0.1:99999/x", "https://[::1/x", [])]
+        wrong += [
+            {**good, "endpoint": each}
+            for each in (
+                None,
+                3,
+                "https://127.0.0.1:99999/x",
+                "https://[::1/x",
+                "https://evil.example\\@fcm.googleapis.com/x",
+                [],
+            )
+        ]
         wrong += [{**good, "keys": {"p256dh": each, "auth": auth}} for each in (None, "", "é", "AAAA", p256dh[:-8], 5)]
         wrong += [{**good, "keys": {"p256dh": encoded(b"\4" + b"\1" * 64), "auth": auth}}]
         wrong += [{**good, "keys": {"p256dh": p256dh, "auth": each}} for each in ("", "é", None)]

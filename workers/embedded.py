@@ -83,7 +83,8 @@ async def _choosing_ports() -> AsyncIterator[None]:
     then talk to the other's server.
     """
     path = Path(tempfile.gettempdir()) / f"journeys-{os.getuid()}.lock"
-    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "w") as lock:
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,6 +92,8 @@ async def _choosing_ports() -> AsyncIterator[None]:
             except BlockingIOError:
                 await asyncio.sleep(0.1)
         yield
+    finally:
+        os.close(lock)
 
 
 async def _start(settings: Settings) -> tuple[subprocess.Popen[bytes], EmbeddedServer]:

@@ -42,6 +42,8 @@ HOSTS: Final = (
 PAYLOAD_LIMIT: Final = 3_993
 """Most bytes before encryption: a body of 4,096 less what RFC 8291 adds."""
 TOPIC_LIMIT: Final = 32
+AUTH_BYTES: Final = 16
+"""Length of a browser's authentication secret (RFC 8291, section 3.2)."""
 LONGEST_TTL: Final = 2_419_200
 VAPID_SECONDS: Final = 12 * 3_600.0
 """How long a signature is good; services take 24 hours at most."""
@@ -51,7 +53,6 @@ WORKED_SECONDS: Final = 600.0
 """A signature that a service accepted so lately is no reason for it to refuse another device."""
 ORIGINS: Final = 1_000
 """Most origins whose signature is kept."""
-OVERRIDES: Final = "web"
 
 _SENT, _DEAD = Rule(Verdict.ACCEPTED), Rule(Verdict.TOKEN_DEAD)
 _MESSAGE, _CONFIG = Rule(Verdict.MESSAGE_BAD), Rule(Verdict.CONFIG_BAD)
@@ -184,11 +185,13 @@ class WebPush:
         try:
             found = json.loads(target.token)
             url = URL(found["endpoint"])
-            keys = {"p256dh": str(found["keys"]["p256dh"]), "auth": str(found["keys"]["auth"])}
+            pusher = WebPusher({"endpoint": str(url), "keys": dict(found["keys"])})
+            if len(pusher.auth_key) != AUTH_BYTES:
+                raise ValueError(f"its secret takes {len(pusher.auth_key)} bytes")
             if not is_allowed(url, self._hosts):
                 return Answer(Verdict.MESSAGE_BAD, f"not sent: {_host(url)} is none of the hosts that are allowed")
-            encrypted = WebPusher({"endpoint": str(url), "keys": keys}).encode(body)["body"]
-        except (ValueError, TypeError, KeyError, ECEException, WebPushException) as error:
+            encrypted = pusher.encode(body)["body"]
+        except (ValueError, TypeError, LookupError, ECEException, WebPushException) as error:
             detail = f"not sent: the token is no subscription: {type(error).__name__}: {error}"
             return Answer(Verdict.TOKEN_DEAD, detail[:300])
         origin = str(url.origin())
@@ -272,7 +275,7 @@ def _plaintext(notification: Notification) -> dict[str, Any]:
         tag=notification.collapse_key,
         data=dict(notification.data),
     )
-    return merged(made, notification.overrides.get(OVERRIDES, {}))
+    return merged(made, notification.overrides.get("web", {}))
 
 
 def _headers(notification: Notification) -> dict[str, str]:
