@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import polars as pl
 from pydantic import ValidationError
@@ -25,6 +26,9 @@ from workflows.conditions import Condition, FileRef, SegmentRef, render_path, wa
 from workflows.documents import AudienceEntry, ConditionSplit, JourneyDocument, Push, SegmentDocument
 from workflows.errors import DefinitionError, Fault, ImportRefused, NotFoundError
 from workflows.graph import graph_faults
+
+WITHIN_AN_ELEMENT = 3
+"""Steps to what stands within an entry or element: `elements`, its id, the key."""
 
 Place: TypeAlias = tuple[str | int, ...]
 """Where in a document: keys and indexes."""
@@ -100,14 +104,16 @@ def check_documents(
         StoreUnavailable: Tables or catalogue cannot be reached.
     """
     checked = Checked()
+    partly: list[tuple[RawDocument, JourneyDocument | SegmentDocument]] = []
     for raw in raws:
         model = JourneyDocument if raw.kind == "journey" else SegmentDocument
         try:
-            # Names of fields that a document spells otherwise, such as `is_`, are not for documents.
-            document = model.model_validate(raw.data, by_alias=True, by_name=False)
-            checked.documents.append((raw, document))
+            checked.documents.append((raw, _parsed(model, raw.data)))
         except ValidationError as error:
-            checked.faults += faults_of(error, raw, model)
+            faults = faults_of(error, raw, model)
+            checked.faults += faults
+            if (rest := _without_faults(raw, model, faults)) is not None:
+                partly.append((raw, rest))
     _repeated_names(checked)
     schema: Schema = {str(name): stores.tables.schema(name) for name in TABLES}
     # A document with faults will exist once it is mended: what refers to it has no fault of its own.
@@ -116,9 +122,46 @@ def check_documents(
         faults = _document_faults(stores, raw, document, schema, known)
         faults += _read_files(stores, checked, position, rejects_dir)
         checked.faults += [_placed(fault, raw) for fault in faults]
+    for raw, rest in partly:
+        checked.faults += [_placed(fault, raw) for fault in _document_faults(stores, raw, rest, schema, known)]
     if not checked.faults:
         _try_out(stores, checked, now)
     return checked
+
+
+def _parsed(
+    model: type[JourneyDocument] | type[SegmentDocument], data: Mapping[str, Any]
+) -> JourneyDocument | SegmentDocument:
+    # Names of fields that a document spells otherwise, such as `is_`, are not for documents.
+    return model.model_validate(data, by_alias=True, by_name=False)
+
+
+def _without_faults(
+    raw: RawDocument, model: type[JourneyDocument] | type[SegmentDocument], faults: list[Fault]
+) -> JourneyDocument | SegmentDocument | None:
+    """Give a document without what is wrong in it, so that one typo does not hide a branch that leads nowhere.
+
+    Returns:
+        The rest of the document, a wrong condition replaced by everyone; None when there is no sense in the rest.
+    """
+    data = copy.deepcopy(raw.data)
+    for fault in faults:
+        path = raw.path_of(fault.path)
+        end = next((end for end, key in enumerate(path, start=1) if key in ("match", "audience")), len(path))
+        if not path or (path[0] in ("entries", "elements") and end < WITHIN_AN_ELEMENT):
+            return None  # without a whole element, branches would seem to lead nowhere
+        holder: Any = data
+        for key in path[: end - 1]:
+            holder = holder.get(key) if isinstance(holder, dict) else None
+        if isinstance(holder, dict):
+            if path[end - 1] in ("match", "audience"):
+                holder[str(path[end - 1])] = {"everyone": "true"}
+            else:
+                holder.pop(path[end - 1], None)
+    try:
+        return _parsed(model, data)
+    except ValidationError:
+        return None
 
 
 def _repeated_names(checked: Checked) -> None:
