@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from hpack import NeverIndexedHeaderTuple
 
+from activities.push.http1 import tls_context
 from activities.push.http2 import Header, Http2Client, NotSent, OutcomeUnknown, Response
 from activities.push.provider import Answer, Notification, PayloadTooLarge, Target, Verdict
 from workflows.errors import PushError
@@ -135,7 +135,7 @@ class ApnsConfig:
         topic: The application's bundle id.
         environment: Where the application's tokens come from.
         base_url: Where to send; left out, Apple's address of the environment.
-        ca_file: Whom to trust; left out, the authorities that the system trusts.
+        ca_file: Whom to trust beside the authorities that the system trusts.
         connections: Most connections at once.
         timeout_seconds: Most time for one message.
         ping_seconds: How long a connection may be silent before it is asked for a sign of life.
@@ -248,7 +248,7 @@ class Apns:
         self._clock = clock
         self._client = Http2Client(
             config.base_url or BASE_URLS[config.environment],
-            ssl.create_default_context(cafile=None if config.ca_file is None else str(config.ca_file)),
+            tls_context(config.ca_file),
             connections=config.connections,
             timeout_seconds=config.timeout_seconds,
             ping_seconds=config.ping_seconds,

@@ -54,9 +54,8 @@ WORKED_SECONDS: Final = 600.0
 ORIGINS: Final = 1_000
 """Most origins whose signature is kept."""
 
-_SENT, _DEAD = Rule(Verdict.ACCEPTED), Rule(Verdict.TOKEN_DEAD)
-_MESSAGE, _CONFIG = Rule(Verdict.MESSAGE_BAD), Rule(Verdict.CONFIG_BAD)
-_SOON, _LATER = Rule(Verdict.RETRY, 10.0), Rule(Verdict.RETRY, 60.0)
+_SENT, _DEAD, _MESSAGE = Rule(Verdict.ACCEPTED), Rule(Verdict.TOKEN_DEAD), Rule(Verdict.MESSAGE_BAD)
+_CONFIG, _SOON, _LATER = Rule(Verdict.CONFIG_BAD), Rule(Verdict.RETRY, 10.0), Rule(Verdict.RETRY, 60.0)
 
 ANSWERS: Final[Mapping[tuple[int, int | str], Rule]] = {
     (400, 101): _MESSAGE,  # keys of the encryption are missing
@@ -189,15 +188,15 @@ class WebPush:
             if len(pusher.auth_key) != AUTH_BYTES:
                 raise ValueError(f"its secret takes {len(pusher.auth_key)} bytes")
             if not is_allowed(url, self._hosts):
-                return Answer(Verdict.MESSAGE_BAD, f"not sent: {_host(url)} is none of the hosts that are allowed")
+                return Answer(
+                    Verdict.MESSAGE_BAD, f"not sent: {url.scheme}://{url.host_port_subcomponent} is not allowed"
+                )
             encrypted = pusher.encode(body)["body"]
         except (ValueError, TypeError, LookupError, ECEException, WebPushException) as error:
-            detail = f"not sent: the token is no subscription: {type(error).__name__}: {error}"
-            return Answer(Verdict.TOKEN_DEAD, detail[:300])
+            return Answer(Verdict.TOKEN_DEAD, f"not sent: the token is no subscription: {error!r}"[:300])
         origin = str(url.origin())
         authorization = self._authorization(origin)
-        headers = {**_headers(notification), "Authorization": authorization}
-        reply = await self._client.post(url, encrypted, headers)
+        reply = await self._client.post(url, encrypted, {**_headers(notification), "Authorization": authorization})
         if isinstance(reply, Answer):
             return reply
         answer = self._read(reply)
@@ -252,8 +251,7 @@ def is_allowed(url: URL, hosts: tuple[str, ...]) -> bool:
         scheme = scheme or "https"
         if url.scheme != scheme or url.port != int(port or (443 if scheme == "https" else 80)):
             continue
-        host = url.host.lower()
-        if host == name or (name.startswith("*.") and host.endswith(name[1:]) and len(host) >= len(name)):
+        if url.host == name or (name.startswith("*.") and url.host.endswith(name[1:]) and len(url.host) >= len(name)):
             return True
     return False
 
@@ -288,10 +286,6 @@ def _headers(notification: Notification) -> dict[str, str]:
     if notification.collapse_key:
         headers["Topic"] = topic(notification.collapse_key)
     return headers
-
-
-def _host(url: URL) -> str:
-    return f"{url.scheme}://{url.host}:{url.port}"
 
 
 def _private_key(key: str | bytes) -> EllipticCurvePrivateKey:
