@@ -34,6 +34,7 @@ from workflows.contracts import (
     UserJourneyInput,
     user_workflow_id,
 )
+from workflows.documents import AudienceEntry
 from workflows.errors import NotFoundError, StoreUnavailable, WorkerStopping
 
 PAGE = 500
@@ -77,9 +78,12 @@ class EnrolmentActivities:
         if known is not None:
             return known[0]
         saved = stores.catalogue.journey(request.digest)
+        entry = saved.document.entries[request.entry]
+        if not isinstance(entry, AudienceEntry):
+            raise NotFoundError(f"{request.entry!r} is no audience entry of {request.journey!r}")
         found = await asyncio.to_thread(
             stores.segments.evaluate,
-            saved.document.entries[request.entry].audience,
+            entry.audience,
             request.now,
             zone=saved.document.timezone,
         )
@@ -121,6 +125,7 @@ class EnrolmentActivities:
             entry=request.entry,
             reentry=saved.document.reentry,
             at=request.now,
+            cap=saved.document.entry_cap,
         )
         starter = _Starter(stores, saved, request)
         beating = asyncio.create_task(_beat())

@@ -12,7 +12,7 @@ from activities.segments.memberships import at_hand
 from activities.stores import Stores, leave_by
 from workflows.conditions import Everyone
 from workflows.contracts import EntryOutcome, EntryRequest, user_workflow_id
-from workflows.documents import ways_out
+from workflows.documents import Keyed, ways_out
 from workflows.errors import NotFoundError, RefusedError
 
 EVERYONE = Everyone(everyone=True)
@@ -69,6 +69,7 @@ class EntryActivities:
             element=first,
             routes=saved.routes if request.needs_routes else None,
             left=begun.left,
+            until=begun.enters_at if begun.enters_at is not None and begun.enters_at > request.now else None,
         )
 
     async def _admit(self, request: EntryRequest) -> Admission:
@@ -98,8 +99,11 @@ class EntryActivities:
             reentry=document.reentry,
             at=request.now,
             key=request.key,
+            cap=document.entry_cap,
         )
         reason = "" if life.state == "running" else "not-running"
+        if not reason and bool(request.key) != isinstance(document.reentry, Keyed):
+            reason = "unexpected-key" if request.key else "no-key"
         if not reason and not await self._known(request):
             reason = "unknown-user"
         if reason:

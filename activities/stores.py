@@ -9,7 +9,9 @@ from activities.push.claims import Claims
 from activities.push.devices import Profiles
 from activities.push.rates import Rates
 from activities.records.catalogue import Catalogue, SavedJourney
+from activities.records.gate import Gate
 from activities.records.ledger import Ledger
+from activities.records.winners import Winners
 from activities.segments.memberships import Memberships
 from activities.segments.segments import Segments
 from activities.tables.delta import Tables
@@ -30,6 +32,8 @@ class Stores:
         profiles: Users and devices for pushes.
         claims: The ledger of pushes.
         rates: The allowances of providers.
+        gate: Whether journeys run or are paused.
+        winners: Winners of split tests.
         snapshots: Folder of the audiences that were evaluated.
     """
 
@@ -41,6 +45,8 @@ class Stores:
     profiles: Profiles
     claims: Claims
     rates: Rates
+    gate: Gate
+    winners: Winners
     snapshots: Path
 
 

@@ -21,7 +21,7 @@ from activities.life import stats_of
 from activities.records.admissions import Admission, Arrival, passage_id, refusal_reason
 from activities.records.database import METADATA, Database
 from activities.records.ledger import Ledger
-from activities.records.rows import passages, pushes, refusals, steps
+from activities.records.rows import passages, refusals, steps
 from tests.house import House
 from workflows.contracts import Leave, Outcome, Visit
 from workflows.documents import AtMost, Reentry
@@ -298,7 +298,7 @@ async def test_reentry(ledger: Ledger, rule: Reentry, earlier: list[tuple[timede
         values = {"passage": f"p{number}", "journey": "j", "version": 1, "user_id": "u1", "key": "", "entry": "start"}
         entered = (NOW - ago).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         values |= {"enrolment": "x", "entered_at": entered, "started": 1, "closed_at": entered if closed else None}
-        values |= {"reason": "end" if closed else None}
+        values |= {"reason": "end" if closed else None, "entered_version": 1}
         await ledger.database.write(lambda connection, row=values: connection.execute(insert(passages).values(row)))
     admission = await admit_one(ledger, arrival(rule=rule))
     assert admission.refused == reason
@@ -329,21 +329,18 @@ async def test_what_was_admitted_is_not_refused_afterwards(ledger: Ledger) -> No
 
 
 async def test_the_first_answer_wins(ledger: Ledger) -> None:
-    """60 answers to one step at once: all callers get the one that is stored, with its pushes and its leave alone."""
+    """60 answers to one step at once: all callers get the one that is stored, with its leave alone."""
     passage = (await admit_one(ledger, arrival())).passage
 
     async def answer(number: int) -> Outcome:
-        device = {"device_id": f"d{number}", "passage": passage, "step": 1, "journey": "j", "version": 1, "at": "t"}
-        device |= {"element": "split", "user_id": "u1", "provider": "outbox", "outcome": "accepted", "title": "t"}
         given = Outcome(branch=f"b{number}", because=f"n{number}", left=Leave(exit=f"x{number}", reason="end"))
-        return await ledger.record(visit(passage), given, outcome="accepted", sent=[{**device, "message": "{}"}])
+        return await ledger.record(visit(passage), given, outcome="accepted")
 
     answers = await asyncio.gather(*(answer(number) for number in random.Random(7).sample(range(60), 60)))
     (step,) = rows(ledger.database, steps)
     number = step.branch.removeprefix("b")
     stored = Outcome(branch=f"b{number}", because=f"n{number}", left=Leave(exit=f"x{number}", reason="end"))
     assert all(one == stored for one in answers)
-    assert [row.device_id for row in rows(ledger.database, pushes)] == [f"d{number}"]
     (row,) = rows(ledger.database, passages)
     assert (row.exit, row.reason) == (f"x{number}", "end")
     later = await ledger.record(visit(passage, now=NOW + HOUR), Outcome(branch="late"), outcome="late")

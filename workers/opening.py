@@ -10,7 +10,9 @@ from activities.push.devices import Profiles
 from activities.push.rates import Rates
 from activities.records.catalogue import Catalogue
 from activities.records.database import Database
+from activities.records.gate import Gate
 from activities.records.ledger import Ledger
+from activities.records.winners import Winners
 from activities.segments.memberships import Memberships
 from activities.segments.segments import Segments
 from activities.stores import Stores
@@ -48,6 +50,8 @@ def open_stores(settings: Settings) -> Iterator[Stores]:
             profiles=Profiles(tables, settings.push_provider, claims),
             claims=claims,
             rates=Rates(database),
+            gate=Gate(database),
+            winners=Winners(database),
             snapshots=settings.snapshots,
         )
     finally:

@@ -1,8 +1,7 @@
 """The documents that people write: segments and journeys.
 
-Every model is immutable and refuses what it does not know. A new element is one model here, one row in
-`BRANCH_LABELS` when it has fixed branches, and one activity; graph, routes, statistics and drawings read the
-branches and need not know the kinds.
+Every model is immutable and refuses what it does not know. Entries are in `workflows.triggers`, elements in
+`workflows.elements`.
 """
 
 from __future__ import annotations
@@ -11,28 +10,85 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from workflows.conditions import Condition, Duration, Zone
-from workflows.messages import Document, Message
+from workflows.elements import (
+    ALL_OTHER_USERS,
+    BRANCH_LABELS,
+    NOT_TRIGGERED,
+    USERS_IN_SEGMENT,
+    ConditionSplit,
+    Element,
+    Exit,
+    FrequencyCap,
+    Push,
+    ReachabilityCheck,
+    SegmentBranches,
+    SplitTest,
+    TimeDelay,
+    UpdateUser,
+    ValueSplit,
+    WaitBranch,
+    WaitForTrigger,
+    Webhook,
+    ways_out,
+)
+from workflows.messages import Document
+from workflows.scalars import refusal
+from workflows.triggers import (
+    ApiEntry,
+    AudienceEntry,
+    ElementId,
+    Entry,
+    LocalTime,
+    Schedule,
+    Trigger,
+    TriggerEntry,
+)
+
+__all__ = [
+    "ALL_OTHER_USERS",
+    "BRANCH_LABELS",
+    "NOT_TRIGGERED",
+    "USERS_IN_SEGMENT",
+    "ApiEntry",
+    "AtMost",
+    "AudienceEntry",
+    "ConditionSplit",
+    "Element",
+    "ElementId",
+    "Entry",
+    "Exit",
+    "FrequencyCap",
+    "Goal",
+    "JourneyDocument",
+    "Keyed",
+    "Name",
+    "Push",
+    "ReachabilityCheck",
+    "Reentry",
+    "Schedule",
+    "SegmentBranches",
+    "SegmentDocument",
+    "Silence",
+    "SilentHours",
+    "SplitTest",
+    "TimeDelay",
+    "Trigger",
+    "TriggerEntry",
+    "UpdateUser",
+    "ValueSplit",
+    "WaitBranch",
+    "WaitForTrigger",
+    "Webhook",
+    "definition_of",
+    "digest_of",
+    "ways_out",
+]
 
 Name: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=80)]
 """A name of a journey or segment: lower-case letters, digits, hyphens."""
-
-ElementId: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=60)]
-"""The id of an entry or element: lower-case letters, digits, hyphens, underscores. Both share one space."""
-
-USERS_IN_SEGMENT = "users_in_segment"
-ALL_OTHER_USERS = "all_other_users"
-
-BRANCH_LABELS = {
-    USERS_IN_SEGMENT: "Users in a segment",
-    ALL_OTHER_USERS: "All other users",
-    "accepted": "Accepted",
-    "not_accepted": "Not accepted",
-    "next": "Next",
-}
-"""What a person reads for each fixed branch."""
 
 
 class SegmentDocument(Document):
@@ -48,92 +104,6 @@ class SegmentDocument(Document):
     """The condition."""
 
 
-class AudienceEntry(Document):
-    """Admits the users of a segment, once, when the journey starts."""
-
-    kind: Literal["audience-entry"]
-    audience: Condition
-    """The users who enter: an existing segment, a condition built in place, or an imported file."""
-    next: ElementId
-    """The element where users arrive first."""
-
-
-class SegmentBranches(Document):
-    """The two ways out of a condition split; both must lead somewhere."""
-
-    users_in_segment: ElementId
-    """Where "Users in a segment" go."""
-    all_other_users: ElementId
-    """Where "All other users" go."""
-
-
-class ConditionSplit(Document):
-    """Sends each user down one of two branches, by whether a segment holds the user on arrival."""
-
-    kind: Literal["condition-split"]
-    match: Condition
-    """The segment: existing, built in place, or imported."""
-    branches: SegmentBranches
-    """Where each branch leads."""
-
-
-class PushBranches(Document):
-    """The two ways out of a push whose result matters."""
-
-    accepted: ElementId
-    """Where users go for whom at least one device was accepted by its provider."""
-    not_accepted: ElementId
-    """Where everybody else goes."""
-
-
-class FrequencyCap(Document):
-    """At most so many marketing pushes to one user in a rolling period."""
-
-    at_most: Annotated[int, Field(ge=1)]
-    """How many."""
-    per: Duration
-    """The period that ends now, such as `7d`."""
-
-
-class Push(Document):
-    """Sends a message to the user's reachable devices."""
-
-    kind: Literal["push"]
-    purpose: Literal["marketing", "transactional"] = "marketing"
-    """Marketing respects frequency caps and is never sent again after an unknown outcome; transactional is."""
-    devices: Condition | None = None
-    """Only devices for which this is true; left out: every reachable one."""
-    send_to: Literal["all", "latest"] = "all"
-    """All of these devices, or only the one last seen."""
-    frequency_cap: Literal["ignore"] | FrequencyCap | None = None
-    """A cap of this push's own, beside the general one; `ignore` is held back by none and counts for none."""
-    message: Message
-    """What is said."""
-    next: ElementId | None = None
-    """The element that follows, whatever became of the push."""
-    branches: PushBranches | None = None
-    """In place of `next`: one way for those who were reached, one for the others."""
-
-    @model_validator(mode="after")
-    def _one_way_of_leaving(self) -> Push:
-        if (self.next is None) == (self.branches is None):
-            raise ValueError("a push has either `next` or `branches: {accepted: ..., not_accepted: ...}`")
-        return self
-
-
-class Exit(Document):
-    """The end of a path."""
-
-    kind: Literal["exit"]
-
-
-Entry: TypeAlias = AudienceEntry
-"""A way into a journey."""
-
-Element: TypeAlias = Annotated[ConditionSplit | Push | Exit, Field(discriminator="kind")]
-"""One box of a journey."""
-
-
 class AtMost(Document):
     """Re-entry up to a number of times in a period that counts from each entry."""
 
@@ -143,8 +113,57 @@ class AtMost(Document):
     """The period, such as `90d`."""
 
 
-Reentry: TypeAlias = Literal["never", "after_exit"] | AtMost
+class Keyed(Document):
+    """One run for each key, such as an order: runs of one user with other keys stand beside it."""
+
+    key: Annotated[str, Field(pattern=r"^entry\.[^\s.][^\s]*$")]
+    """`entry.order_id`: the value of the entry event that tells runs apart. Each value enters once."""
+
+    @property
+    def name(self) -> str:
+        """The name of that value."""
+        return self.key.removeprefix("entry.")
+
+
+Reentry: TypeAlias = Literal["never", "after_exit"] | AtMost | Keyed
 """When a user who was in the journey may enter it again."""
+
+
+class Silence(Document):
+    """Hours of the day in which nothing is sent, on the user's clock."""
+
+    from_: LocalTime = Field(alias="from")
+    """When they begin."""
+    to: LocalTime
+    """When they end; before `from`: on the next day."""
+    then: Literal["wait", "skip"] = "wait"
+    """Whether the push waits until they end, or is skipped and the user goes on."""
+
+    @model_validator(mode="after")
+    def _some_hours(self) -> Silence:
+        if self.from_ == self.to:
+            raise refusal(
+                "silence", f"silent from {self.from_!r} to {self.to!r} is the whole day: nothing could be sent"
+            )
+        return self
+
+
+class SilentHours(Document):
+    """Silent hours by channel. They hold marketing back; transactional pushes go out."""
+
+    push: Silence
+    """Those of pushes."""
+
+
+class Goal(Document):
+    """What the journey is for: an event that counts as a conversion."""
+
+    trigger: Trigger
+    """The event."""
+    within: Duration = "30d"
+    """How long after a user's entry it counts, whether the user is still inside or has left."""
+    end_journey: bool = False
+    """`true`: the user leaves the journey with it."""
 
 
 class JourneyDocument(Document):
@@ -157,27 +176,22 @@ class JourneyDocument(Document):
     timezone: Zone | None = None
     """The zone of users without one of their own; left out: UTC."""
     reentry: Reentry = "never"
-    """Whether users may enter more than once: `never`, `after_exit`, or `{at_most: 1, per: 90d}`."""
+    """Whether users may enter more than once: `never`, `after_exit`, `{at_most: 1, per: 90d}`, or
+    `{key: entry.order_id}`."""
+    entry_cap: AtMost | None = None
+    """At most so many entries of one user in a period, beside `reentry` and whatever the key."""
+    silent_hours: SilentHours | None = None
+    """Hours of the day in which nothing is sent."""
+    send_window: Duration | None = None
+    """Spreads each marketing push over this time, by a hash of the run: `30m`."""
+    goals: dict[ElementId, Goal] = Field(default_factory=dict)
+    """What counts as a conversion, by name."""
+    exit_when: Condition | None = None
+    """Users for whom this is true leave wherever they are, at the next element they reach or wake at."""
     entries: Annotated[dict[ElementId, Entry], Field(min_length=1)]
-    """The ways in, by id."""
+    """The ways in, by id; several are combined by "or"."""
     elements: Annotated[dict[ElementId, Element], Field(min_length=1)]
     """The boxes, by id."""
-
-
-def ways_out(part: AudienceEntry | ConditionSplit | Push | Exit) -> dict[str, str]:
-    """List the branches of an entry or element.
-
-    Args:
-        part: Any entry or element.
-
-    Returns:
-        Branch name to the id it leads to, in document order; a single way out is called `next`; an exit has none.
-    """
-    branches: BaseModel | None = getattr(part, "branches", None)
-    if branches is not None:
-        return {name: str(getattr(branches, name)) for name in type(branches).model_fields}
-    following: str | None = getattr(part, "next", None)
-    return {"next": following} if following is not None else {}
 
 
 def definition_of(document: JourneyDocument | SegmentDocument) -> dict[str, Any]:
@@ -196,10 +210,24 @@ def digest_of(definition: Any) -> str:
     """Name a definition by its content.
 
     Args:
-        definition: JSON data; the order of keys does not matter.
+        definition: JSON data; the order of keys does not matter, except that of branches, which are tried in order.
 
     Returns:
         The first 16 hexadecimal digits of the SHA-256 of its canonical JSON.
     """
-    text = json.dumps(definition, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(_ordered(definition), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _ordered(value: Any) -> Any:
+    """Put lists of pairs in place of mappings whose order has a meaning."""
+    if isinstance(value, list):
+        return [_ordered(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: [[name, _ordered(way)] for name, way in one.items()]
+        if key == "branches" and isinstance(one, dict)
+        else _ordered(one)
+        for key, one in value.items()
+    }

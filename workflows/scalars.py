@@ -147,8 +147,13 @@ def _zones() -> frozenset[str]:
     return frozenset(available_timezones() - {"Factory", "localtime"})
 
 
+def is_zone(name: str) -> bool:
+    """Whether a text names an IANA time zone."""
+    return name in _zones()
+
+
 def _zone(name: str) -> str:
-    if name not in _zones():
+    if not is_zone(name):
         near = nearest(name, _zones())
         meant = f"did you mean {quoted(near)}?" if near else "write one such as `Europe/Paris` or `UTC`"
         raise refusal("zone", f"{name!r} is no IANA time zone: {meant}")

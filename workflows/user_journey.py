@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
-from typing import TypeVar
+from datetime import datetime, timedelta
+from typing import NamedTuple, TypeVar
 from uuid import NAMESPACE_URL, uuid5
 
 from temporalio import workflow
@@ -17,20 +17,33 @@ from temporalio.exceptions import (
 )
 
 from workflows.contracts import (
+    JOURNEY_ELEMENT,
+    JOURNEY_VERSION,
     PUSH_QUEUE,
+    USERS_QUEUE,
     EntryOutcome,
     EntryRequest,
+    EventGiven,
+    Move,
     Outcome,
     PathStep,
+    Place,
+    RemoveRequest,
     UserJourneyInput,
     UserJourneyResult,
     Visit,
     condition_split,
     entry,
+    leave,
     push,
+    reachability_check,
+    split_test,
+    time_delay,
+    update_user,
+    wait_for_trigger,
+    webhook,
 )
 from workflows.documents import BRANCH_LABELS
-from workflows.graph import Route
 
 LOCAL_ATTEMPT = timedelta(seconds=2)
 """Longest a local activity may take: it holds a workflow slot meanwhile."""
@@ -38,8 +51,8 @@ LOCAL_LIMIT = timedelta(seconds=4)
 """Longest from scheduling a local activity to its end, waiting for a slot included."""
 DECISION_ATTEMPT = timedelta(minutes=2)
 """Longest one attempt of a decision may take when it is worked out by an ordinary activity."""
-PUSH_ATTEMPT = timedelta(minutes=1)
-"""Longest one attempt of a push may take; providers have shorter deadlines."""
+ACTION_ATTEMPT = timedelta(minutes=1)
+"""Longest one attempt of an action may take; providers have shorter deadlines."""
 PATIENCE = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
 """Retries of ordinary activities: without end, since an outage must lose nobody."""
 ONCE = RetryPolicy(maximum_attempts=1)
@@ -51,6 +64,29 @@ Asked = TypeVar("Asked", EntryRequest, Visit)
 Answer = TypeVar("Answer", EntryOutcome, Outcome)
 
 
+class _Work(NamedTuple):
+    """How one kind of element does its work."""
+
+    name: str
+    """What people read in Temporal's UI."""
+    activity: Callable[[Visit], Awaitable[Outcome]]
+    queue: str = ""
+    """The task queue of an ordinary activity; empty for a decision, which one local attempt answers as a rule."""
+
+
+WORK = {
+    "condition-split": _Work("Condition split", condition_split),
+    "push": _Work("Push", push, PUSH_QUEUE),
+    "time-delay": _Work("Time delay", time_delay),
+    "wait-for-trigger": _Work("Wait for trigger", wait_for_trigger),
+    "split-test": _Work("Split test", split_test),
+    "reachability-check": _Work("Reachability check", reachability_check),
+    "update-user": _Work("Update user", update_user, USERS_QUEUE),
+    "webhook": _Work("Webhook", webhook, PUSH_QUEUE),
+}
+"""Each kind of element that does something. An exit does nothing: whatever leads to it closes the passage."""
+
+
 @workflow.defn(name="UserJourney")
 class UserJourney:
     """One run. Its history is a budget: 13 events for a user who is pushed, 8 for one who is not."""
@@ -58,6 +94,11 @@ class UserJourney:
     def __init__(self) -> None:
         """Start with an empty path."""
         self._path: list[PathStep] = []
+        self._woken = False
+        self._leaving = ""
+        self._events: list[EventGiven] = []
+        self._seen: datetime | None = None
+        self._waits_at = ""
 
     @workflow.run
     async def run(self, given: UserJourneyInput = NO_INPUT) -> UserJourneyResult:
@@ -72,65 +113,132 @@ class UserJourney:
         # A run that a client started has no passage yet: its chain of runs names one, which a retry and a reset keep.
         info = workflow.info()
         passage = given.passage or str(uuid5(NAMESPACE_URL, f"{info.workflow_id}#{info.first_execution_run_id}"))
-        admission = await self._decide(
-            entry,
-            EntryRequest(
-                journey=given.journey,
-                user_id=given.user_id,
-                key=given.key,
-                entry=given.entry,
-                passage=passage,
-                admitted=bool(given.passage),
-                digest=given.digest,
-                needs_routes=not given.routes,
-                now=workflow.now(),
-            ),
-            summary=f"Entry: {given.entry or given.journey}",
-        )
-        if not admission.admitted:
-            workflow.set_current_details(f"Not admitted: {admission.reason}")
-            return UserJourneyResult(admitted=False, reason=admission.reason)
-        routes = admission.routes if admission.routes is not None else given.routes
-        left, element, step = admission.left, admission.element, 0
+        if given.place is None:
+            admission = await self._enter(given, passage)
+            if not admission.admitted:
+                workflow.set_current_details(f"Not admitted: {admission.reason}")
+                return UserJourneyResult(admitted=False, reason=admission.reason)
+            given = given.model_copy(
+                update={
+                    "passage": passage,
+                    "version": admission.version or given.version,
+                    "digest": admission.digest or given.digest,
+                    "routes": admission.routes if admission.routes is not None else given.routes,
+                }
+            )
+            left, element, step, until = admission.left, admission.element, 0, None
+        else:
+            left, element, step, until = None, given.place.element, given.place.step - 1, given.place.until
+        since: datetime | None = None
         while left is None:
             step += 1
+            if info.is_continue_as_new_suggested() and not self._events:
+                self._go_on(given, Place(element=element, step=step))
             visit = Visit(
                 journey=given.journey,
-                version=admission.version or given.version,
-                digest=admission.digest or given.digest,
+                version=given.version,
+                digest=given.digest,
                 passage=passage,
                 step=step,
                 element=element,
                 user_id=given.user_id,
+                key=given.key,
                 now=workflow.now(),
+                until=until,
+                since=since if given.routes[element].kind == "wait-for-trigger" else None,
+                seen=self._seen,
             )
-            workflow.set_current_details(f"At {element} ({routes[element].kind})")
-            outcome = await self._visit(routes[element], visit)
-            self._path.append(PathStep(element=element, branch=outcome.branch, because=outcome.because))
-            left, element = outcome.left, routes[element].to[outcome.branch]
+            workflow.set_current_details(f"At {element} ({given.routes[element].kind})")
+            outcome = await self._visit(given, visit)
+            if outcome.move is not None:
+                self._move(given, outcome.move, step)
+            if outcome.branch:
+                self._path.append(PathStep(element=element, branch=outcome.branch, because=outcome.because))
+                element = given.routes[element].to[outcome.branch]
+            if outcome.learned:
+                self._seen = workflow.now()
+            left, since, until = outcome.left, visit.now, None
         workflow.set_current_details(_story(self._path, left.exit or left.reason))
         return UserJourneyResult(admitted=True, reason=left.reason, exit=left.exit)
 
-    async def _visit(self, route: Route, visit: Visit) -> Outcome:
-        """Have one element do what it does."""
-        match route.kind:
-            case "condition-split":
-                return await self._decide(condition_split, visit, summary=f"Condition split: {visit.element}")
-            case "push":
-                return await workflow.execute_activity(
-                    push,
-                    visit,
-                    task_queue=PUSH_QUEUE,
-                    start_to_close_timeout=PUSH_ATTEMPT,
-                    retry_policy=PATIENCE,
-                    summary=f"Push: {visit.element}",
-                )
-            case other:
-                raise ApplicationError(
-                    f"this worker does not know the element kind {other!r} of {visit.element!r}: run a newer worker",
-                    type="UnknownElement",
-                    non_retryable=True,
-                )
+    async def _enter(self, given: UserJourneyInput, passage: str) -> EntryOutcome:
+        """Ask to be admitted, and wait where the user comes in later."""
+        while True:
+            admission = await self._decide(
+                entry,
+                EntryRequest(
+                    journey=given.journey,
+                    user_id=given.user_id,
+                    key=given.key,
+                    entry=given.entry,
+                    passage=passage,
+                    admitted=bool(given.passage),
+                    digest=given.digest,
+                    needs_routes=not given.routes,
+                    now=workflow.now(),
+                ),
+                summary=f"Entry: {given.entry or given.journey}",
+            )
+            if admission.until is None or admission.left is not None or self._leaving:
+                return admission
+            self._woken = False
+            await self._rest(given.entry or given.journey, admission.until)
+
+    async def _visit(self, given: UserJourneyInput, visit: Visit) -> Outcome:
+        """Have one element do what it does, asking again whenever the time or a signal has come."""
+        kind = given.routes[visit.element].kind
+        while True:
+            # Cleared before the question: a signal that comes while it is answered asks again.
+            self._woken = bool(self._events[1:])
+            visit = visit.model_copy(
+                update={"leave": self._leaving, "event": self._events.pop(0) if self._events else None}
+            )
+            outcome = await self._ask(kind, visit)
+            if outcome.branch or outcome.left is not None or outcome.move is not None:
+                return outcome
+            if workflow.info().is_continue_as_new_suggested() and not self._events:
+                self._go_on(given, Place(element=visit.element, step=visit.step, until=outcome.until))
+            await self._rest(visit.element, None if outcome.held else outcome.until, outcome.because)
+            visit = visit.model_copy(
+                update={"now": workflow.now(), "until": outcome.until or visit.until, "seen": self._seen}
+            )
+
+    async def _ask(self, kind: str, visit: Visit) -> Outcome:
+        """Ask an element, or the door where the user has to leave."""
+        if visit.leave:
+            return await self._decide(leave, visit, summary=f"Leave: {visit.leave}")
+        work = WORK.get(kind)
+        if work is None:
+            raise ApplicationError(
+                f"this worker does not know the element kind {kind!r} of {visit.element!r}: run a newer worker",
+                type="UnknownElement",
+                non_retryable=True,
+            )
+        summary = f"{work.name}: {visit.element}"
+        if not work.queue:
+            return await self._decide(work.activity, visit, summary=summary)
+        return await workflow.execute_activity(
+            work.activity,
+            visit,
+            task_queue=work.queue,
+            start_to_close_timeout=ACTION_ATTEMPT,
+            retry_policy=PATIENCE,
+            summary=summary,
+        )
+
+    async def _rest(self, place: str, until: datetime | None, because: str = "") -> None:
+        """Wait for an instant, UTC, or a signal; for a signal alone when the instant is null."""
+        timeout = None if until is None else max(until - workflow.now(), timedelta())
+        said = "until a signal" if until is None else f"until {until:%Y-%m-%d %H:%M:%S} UTC"
+        workflow.set_current_details(f"Waits at **{place}** {said}. {because}".rstrip())
+        if self._waits_at != place:
+            # One event, and only for those who wait: so that operators can search for them.
+            self._waits_at = place
+            workflow.upsert_search_attributes([JOURNEY_ELEMENT.value_set(place)])
+        try:
+            await workflow.wait_condition(lambda: self._woken, timeout=timeout, timeout_summary=f"{place}: {said}")
+        except TimeoutError:
+            return
 
     async def _decide(self, decision: Callable[[Asked], Awaitable[Answer]], asked: Asked, *, summary: str) -> Answer:
         """Decide by one local attempt, and by the ordinary activity when that is not enough.
@@ -159,6 +267,43 @@ class UserJourney:
             retry_policy=PATIENCE,
             summary=summary,
         )
+
+    def _go_on(self, given: UserJourneyInput, place: Place) -> None:
+        """Continue as a new run of the same passage, which knows its place and nothing else of its history."""
+        workflow.continue_as_new(given.model_copy(update={"place": place}))
+
+    def _move(self, given: UserJourneyInput, move: Move, step: int) -> None:
+        """Continue in another version."""
+        workflow.upsert_search_attributes([JOURNEY_VERSION.value_set(str(move.version))])
+        moved = given.model_copy(update={"version": move.version, "digest": move.digest, "routes": move.routes})
+        self._go_on(moved, Place(element=move.element, step=step))
+
+    @workflow.signal
+    def event(self, given: EventGiven | None = None) -> None:
+        """Something happened that this run may wait for.
+
+        Args:
+            given: The event, from a client that sends it to this run alone; null when the ledger holds it already.
+        """
+        if given is not None and given.event:
+            self._events.append(given)
+        self._seen = workflow.now()
+        self._woken = True
+
+    @workflow.signal
+    def resumed(self) -> None:
+        """Ask again: the journey goes on after a pause, or has changed where this run waits."""
+        self._woken = True
+
+    @workflow.signal
+    def remove(self, given: RemoveRequest | None = None) -> None:
+        """Leave the journey at the next moment at which nothing is under way.
+
+        Args:
+            given: Why.
+        """
+        self._leaving = (given.reason if given is not None else "") or "removed"
+        self._woken = True
 
     @workflow.query
     def path(self) -> list[PathStep]:

@@ -247,7 +247,7 @@ class _Walk:
                 items = schema["items_schema"]
                 part = items[min(int(step), len(items) - 1)] if items else {}
             case _:
-                part = self._fields(schema).get(str(step)) or {}
+                part = self._fields(schema).get(str(step)) or schema.get("extras_schema") or {}
         return part
 
     def _shapes(self, schema: Schema) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,13 +31,16 @@ class Composed:
     messages: list[tuple[dict[str, Any], Rendered]] = field(default_factory=list)
 
 
-def compose(element: Push, document: JourneyDocument, profile: Profile) -> Composed:
+def compose(
+    element: Push, document: JourneyDocument, profile: Profile, events: Mapping[str, Mapping[str, Any]] | None = None
+) -> Composed:
     """Work out what a push would do for one user.
 
     Args:
         element: The push.
         document: The journey.
         profile: The user, with the reachable devices for which the push's condition is true.
+        events: What templates see of events: `entry` and `waited`; null for none.
 
     Returns:
         The messages, or the reason why there is none.
@@ -52,7 +56,14 @@ def compose(element: Push, document: JourneyDocument, profile: Profile) -> Compo
     messages: list[tuple[dict[str, Any], Rendered]] = []
     for device in devices:
         language = device.get("language") or profile.user.get("language")
-        values = {"user": profile.user, "device": device, "journey": journey}
+        values = {
+            "entry": {},
+            "waited": {},
+            **(events or {}),
+            "user": profile.user,
+            "device": device,
+            "journey": journey,
+        }
         try:
             messages.append((dict(device), render(element.message, language, values)))
         except MissingValue as missing:

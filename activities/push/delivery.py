@@ -15,6 +15,9 @@ from uuid import NAMESPACE_URL, uuid5
 
 from temporalio import activity
 
+from activities.elements.passing import Answer as ElementAnswer
+from activities.elements.passing import Case, Passing, Stay
+from activities.elements.split_test import place_of
 from activities.faults import as_failures
 from activities.push.claims import (
     ACCEPTED,
@@ -34,13 +37,17 @@ from activities.push.messages import Rendered
 from activities.push.provider import Answer, Notification, PayloadTooLarge, Provider, Target, Verdict
 from activities.records.catalogue import SavedJourney
 from activities.records.rows import instant
-from activities.stores import Stores, outcome_of
+from activities.stores import outcome_of
+from workflows.calendar import end_of_silence, local_time
 from workflows.conditions import duration
 from workflows.contracts import Outcome, Visit
 from workflows.documents import FrequencyCap, Push
-from workflows.errors import NotFoundError, PushError, as_application_error
+from workflows.errors import PushError, as_application_error
 
 CAPPED = "skipped: capped"
+CONTROL_GROUP = "skipped: control-group"
+PAUSED = "skipped: paused"
+SILENT_HOURS = "skipped: silent-hours"
 RATE_PATIENCE_SECONDS = 20.0
 """How long a try waits for a provider's allowance before it leaves the waiting to the server."""
 RESENDS_AT_ONCE = 3
@@ -71,10 +78,12 @@ class DeliveryRules:
     Attributes:
         cap: The frequency cap over all journeys; None for none.
         patience: Longest time for which a push is tried again; a message's time to live may be shorter.
+        control_percent: Percent of all users, by a hash of their ids, who get no marketing push.
     """
 
     cap: Cap | None = None
     patience: timedelta = timedelta(hours=1)
+    control_percent: float = 0.0
 
 
 class PushActivities:
@@ -87,9 +96,10 @@ class PushActivities:
     """
 
     def __init__(
-        self, stores: Stores, providers: Mapping[str, Provider] | None = None, rules: DeliveryRules | None = None
+        self, passing: Passing, providers: Mapping[str, Provider] | None = None, rules: DeliveryRules | None = None
     ) -> None:
-        self._stores = stores
+        self._passing = passing
+        self._stores = passing.stores
         self._providers = dict(providers or {})
         self._rules = rules or DeliveryRules()
         self._broken: dict[str, tuple[float, str]] = {}
@@ -109,25 +119,55 @@ class PushActivities:
             ApplicationError: A store or a provider cannot be used, or slows us down, which Temporal retries when told;
                 or the version is unknown, which it does not.
         """
-        stores = self._stores
-        saved = stores.catalogue.journey(visit.digest)
-        element = saved.document.elements[visit.element]
-        if not isinstance(element, Push):
-            raise NotFoundError(f"{visit.element!r} is no push of {visit.journey!r}")
-        zone = saved.document.timezone or stores.segments.zone
-        profile = await stores.profiles.look_up(visit.user_id, element.devices, zone, visit.now)
-        composed = compose(element, saved.document, profile)
-        if not composed.messages:
-            answer = outcome_of(saved, visit.element, _branch(element, False), composed.because)
-            return await stores.ledger.record(visit, answer, outcome=composed.outcome)
-        return await self._deliver(visit, saved, element, composed)
+        return await self._passing.pass_by(visit, Push, self._push)
 
-    async def _deliver(self, visit: Visit, saved: SavedJourney, element: Push, composed: Composed) -> Outcome:
+    async def _push(self, case: Case[Push]) -> ElementAnswer | Stay | Outcome:
+        visit, element = case.visit, case.element
+        if case.skip:
+            return _not_sent(element, PAUSED, "it fell due in a pause")
+        if element.purpose == "marketing" and (waiting := await self._marketing(case)) is not None:
+            return waiting
+        profile = await case.stores.profiles.look_up(visit.user_id, element.devices, case.zone, visit.now)
+        values = await case.values()
+        composed = compose(element, case.document, profile, {"entry": values.entry, "waited": values.waited})
+        if not composed.messages:
+            return _not_sent(element, composed.outcome, composed.because)
+        return await self._deliver(case, composed)
+
+    async def _marketing(self, case: Case[Push]) -> ElementAnswer | Stay | None:
+        """Hold back what is no answer to something the user did: control group, send window, silent hours.
+
+        Returns:
+            What becomes of the push; None when it may go out now.
+        """
+        visit, document = case.visit, case.document
+        if place_of("control-group", visit.user_id) * 100 < self._rules.control_percent:
+            return _not_sent(case.element, CONTROL_GROUP, "the user is in the control group")
+        window = duration(document.send_window) if document.send_window is not None else timedelta()
+        spread = window * place_of(visit.passage, visit.element)
+        if spread and visit.until is None:
+            return Stay(visit.now + spread, "spread over the send window")
+        if document.silent_hours is None:
+            return None
+        silence, zone = document.silent_hours.push, await case.zone_of_user()
+        # A push that was tried again for long may have come into silent hours since it was asked for.
+        tried = max(datetime.now(UTC) - activity.info().scheduled_time, timedelta())
+        begin, end = local_time(silence.from_), local_time(silence.to)
+        over = end_of_silence(visit.now + tried, begin, end, zone)
+        if over is None:
+            return None
+        if silence.then == "skip":
+            return _not_sent(case.element, SILENT_HOURS, f"silent hours in {zone}")
+        return Stay(over + spread, f"silent hours in {zone}")
+
+    async def _deliver(self, case: Case[Push], composed: Composed) -> ElementAnswer | Outcome:
         """Claim what may be sent, send it, settle it; raise where some of it has to wait."""
+        visit, saved, element = case.visit, case.saved, case.element
         claims, messages = self._stores.claims, {str(device["device_id"]): one for device, one in composed.messages}
         devices = {str(device["device_id"]): device for device, _ in composed.messages}
         remote = {str(device["provider"]) for device in devices.values()} - {OUTBOX}
         await self._require_allowance(remote, devices)
+        await case.require_open()
         resend = element.purpose == "transactional"
 
         def finish(outcomes: Counter[str]) -> tuple[Outcome, str]:
@@ -144,8 +184,7 @@ class PushActivities:
         if claim.stored is not None:
             return claim.stored
         if claim.capped:
-            answer = outcome_of(saved, visit.element, _branch(element, False), "the frequency cap is reached")
-            return await self._stores.ledger.record(visit, answer, outcome=CAPPED)
+            return _not_sent(element, CAPPED, "the frequency cap is reached")
         sending = [name for name in claim.send if name in devices]
         answers = dict(
             zip(
@@ -293,6 +332,10 @@ def _branch(element: Push, accepted: bool) -> str:
     if element.branches is None:
         return "next"
     return "accepted" if accepted else "not_accepted"
+
+
+def _not_sent(element: Push, outcome: str, because: str) -> ElementAnswer:
+    return ElementAnswer(_branch(element, False), because, outcome=outcome)
 
 
 def _finished(saved: SavedJourney, name: str, element: Push, outcomes: Counter[str]) -> tuple[Outcome, str]:

@@ -20,6 +20,7 @@ from activities.tables.delta import Tables
 from activities.tables.schema import kind_of
 from workflows.conditions import Condition
 from workflows.contracts import Versions
+from workflows.scalars import is_zone
 
 BATCH_LIMIT = 2_000
 """Most users that share one scan."""
@@ -128,6 +129,23 @@ class Profiles:
             self._running = asyncio.create_task(self._serve())
         return await asyncio.shield(future)
 
+    async def zone(self, user_id: str, default: str, now: datetime) -> str:
+        """Give a user's own time zone.
+
+        Args:
+            user_id: The user.
+            default: The zone of users without one of their own.
+            now: The instant, UTC.
+
+        Returns:
+            The user's attribute `timezone`; else that of the reachable device last seen; else the default. A zone that
+            does not exist counts as none.
+
+        Raises:
+            StoreUnavailable: The tables cannot be reached. Temporal retries.
+        """
+        return zone_of(await self.look_up(user_id, None, default, now), default)
+
     async def _serve(self) -> None:
         """Answer what is waiting, batch after batch; each batch asks the same of its users."""
         while self._waiting:
@@ -226,6 +244,15 @@ class Profiles:
         joined = alive.join(marked, on=["device_id", "provider", "token"], how="left")
         again = pl.col("last_seen") > pl.col(SINCE)
         return joined.filter(pl.col(SINCE).is_null() | again.fill_null(False)).drop(SINCE)
+
+
+def zone_of(profile: Profile, default: str) -> str:
+    """Give the time zone of a user: his own, else that of the device last seen, else the default."""
+    devices = sorted(profile.devices, key=lambda device: str(device.get("last_seen", "")), reverse=True)
+    for row in (profile.user, *devices):
+        if (zone := row.get("timezone")) and is_zone(str(zone)):
+            return str(zone)
+    return default
 
 
 def _is_dead(row: Mapping[str, Any], dead: Mapping[tuple[str, str], tuple[str, str]]) -> bool:

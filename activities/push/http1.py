@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from activities.push.provider import Answer, Verdict
@@ -131,6 +132,7 @@ class Http1Client:
         connections: Most connections at once.
         timeout_seconds: Most time for one request, waiting for a connection included.
         connect_seconds: Most time of it until there is a connection; half of it at most.
+        resolver: Looks names up; null for the system's way.
     """
 
     def __init__(
@@ -140,8 +142,10 @@ class Http1Client:
         connections: int = 100,
         timeout_seconds: float = 15.0,
         connect_seconds: float = 5.0,
+        resolver: AbstractResolver | None = None,
     ) -> None:
         self._tls = tls
+        self._resolver = resolver
         self._connections = connections
         self._timeout = aiohttp.ClientTimeout(
             total=timeout_seconds, connect=min(connect_seconds, timeout_seconds * CONNECT_SHARE)
@@ -179,7 +183,7 @@ class Http1Client:
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._connections, ssl=self._tls),
+                connector=aiohttp.TCPConnector(limit=self._connections, ssl=self._tls, resolver=self._resolver),
                 timeout=self._timeout,
                 cookie_jar=aiohttp.DummyCookieJar(),
             )

@@ -23,8 +23,8 @@ from workflows.messages import Message, MessageTexts
 TEXTS = tuple(MessageTexts.model_fields)
 """The texts of a message, each of which may be a template."""
 
-TEMPLATE_NAMES = ("user", "device", "journey")
-"""What templates see. Values of an entry event come with entries that have one."""
+TEMPLATE_NAMES = ("user", "device", "journey", "entry", "waited")
+"""What templates see: `entry` is the event by which the user entered, `waited.ELEMENT` the one a wait ended with."""
 
 
 FILTER_LIMIT = 8_192
@@ -93,7 +93,8 @@ class _Values:
         self._values = values
 
     def __getitem__(self, name: str) -> Any:
-        return self._values[name]
+        value = self._values[name]
+        return _Values(value) if isinstance(value, Mapping) else value
 
     def __str__(self) -> str:
         return ""
@@ -148,8 +149,24 @@ def render(message: Message, language: str | None, values: Mapping[str, Mapping[
     texts, found = texts_for(message, language)
     seen = {name: _Values(row) for name, row in values.items()}
     rendered = {name: _rendered(name, text, seen) for name, text in texts.items()}
-    data = {name: _rendered(f"data.{name}", text, seen) for name, text in message.data.items()}
-    return Rendered.model_validate({**rendered, "data": data, "language": found})
+    return Rendered.model_validate({**rendered, "data": render_data(message.data, values), "language": found})
+
+
+def render_data(data: Mapping[str, str], values: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Render the values of an object that is sent elsewhere.
+
+    Args:
+        data: Name to text, which may be a template.
+        values: What templates see, by name; a value that is missing is absent, never null.
+
+    Returns:
+        Name to text.
+
+    Raises:
+        MissingValue: A template needs a value that is absent and gives no default.
+    """
+    seen = {name: _Values(row) for name, row in values.items()}
+    return {name: _rendered(f"data.{name}", text, seen) for name, text in data.items()}
 
 
 def _rendered(name: str, text: str, seen: Mapping[str, _Values]) -> str:
@@ -225,7 +242,7 @@ def _name_fault(segments: list[Any], path: str, schema: Schema) -> Fault | None:
             message=f"the template uses {head!r}",
             hint=f"templates see: {', '.join(TEMPLATE_NAMES)}",
         )
-    if head == "journey" or len(segments) < 2 or not isinstance(segments[1], str):
+    if head in ("journey", "entry", "waited") or len(segments) < 2 or not isinstance(segments[1], str):
         return None
     columns = schema.get(f"{head}s", {})
     if segments[1] in columns:

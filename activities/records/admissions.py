@@ -7,7 +7,8 @@ runs, marks them, and moves its cursor; asking again gives the same answers.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -15,10 +16,10 @@ from uuid import NAMESPACE_URL, uuid5
 from sqlalchemy import Connection, Row, func, select, update
 
 from activities.records.database import Database
-from activities.records.rows import enrolments, instant, passages, refusals
+from activities.records.rows import enrolments, instant, passages, refusals, waits
 from workflows.conditions import duration
 from workflows.contracts import Audience, Leave, user_workflow_id
-from workflows.documents import AtMost, Reentry
+from workflows.documents import AtMost, Keyed, Reentry
 from workflows.errors import RefusedError
 
 
@@ -35,6 +36,7 @@ class Admission:
         refused: Why the user was not admitted; empty when admitted.
         left: How the passage ended, where it has.
         known: Whether the ledger held it already: a run of it may be there.
+        enters_at: When the user comes in, UTC; None for at once.
     """
 
     passage: str
@@ -45,6 +47,7 @@ class Admission:
     refused: str = ""
     left: Leave | None = None
     known: bool = False
+    enters_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,10 @@ class Arrival:
         reentry: The journey's rule.
         at: The instant, UTC.
         key: The key of keyed runs.
+        cap: The journey's cap on entries, whatever the key; None for none.
+        enters_at: When users come in, UTC, for those for whom that is after `at`.
+        properties: The values of the event by which they enter.
+        event_id: That event.
     """
 
     enrolment: str
@@ -68,6 +75,10 @@ class Arrival:
     reentry: Reentry
     at: datetime
     key: str = ""
+    cap: AtMost | None = None
+    enters_at: Mapping[str, datetime] = field(default_factory=dict)
+    properties: Mapping[str, Any] | None = None
+    event_id: str | None = None
 
 
 def passage_id(enrolment: str, user_id: str, key: str = "") -> str:
@@ -133,6 +144,7 @@ class Admissions:
                 refused_before.get(user)
                 or _refusal_of_id(arrival, user)
                 or refusal_reason(arrival.reentry, passed, arrival.at)
+                or cap_reason(arrival.cap, [row.entered_at for row in rows], arrival.at)
             )
             answers.append(Admission(passage, user, arrival.version, arrival.entry, refused=reason))
             common = {"journey": arrival.journey, "version": arrival.version, "user_id": user, "key": arrival.key}
@@ -147,6 +159,10 @@ class Admissions:
                         "enrolment": arrival.enrolment,
                         "entered_at": at,
                         "started": 0,
+                        "entered_version": arrival.version,
+                        "enters_at": instant(arrival.enters_at[user]) if user in arrival.enters_at else None,
+                        "properties": None if arrival.properties is None else json.dumps(arrival.properties),
+                        "event_id": arrival.event_id,
                     }
                 )
         if entering:
@@ -315,6 +331,7 @@ class Admissions:
             .where(passages.c.passage == passage, passages.c.closed_at.is_(None))
             .values(closed_at=at, exit=leave.exit or None, reason=leave.reason)
         )
+        connection.execute(update(waits).where(waits.c.passage == passage, waits.c.open == 1).values(open=0))
 
     async def close(self, leaving: dict[str, Leave], at: datetime) -> None:
         """Close passages that ended outside any element, such as those whose runs were terminated."""
@@ -331,7 +348,8 @@ def refusal_reason(rule: Reentry, earlier: list[tuple[str, str | None]], at: dat
 
     Args:
         rule: The journey's rule.
-        earlier: When the user entered before, and when that passage was closed, as the ledger writes instants.
+        earlier: When the user entered before under the same key, and when that passage was closed, as the ledger
+            writes instants.
         at: The instant of this admission, UTC.
 
     Returns:
@@ -339,13 +357,26 @@ def refusal_reason(rule: Reentry, earlier: list[tuple[str, str | None]], at: dat
     """
     if any(closed is None for _, closed in earlier):
         return "already-inside"
-    if rule == "never" and earlier:
+    if earlier and (rule == "never" or isinstance(rule, Keyed)):
         return "entered-before"
-    if isinstance(rule, AtMost):
-        since = instant(at - duration(rule.per))
-        if sum(entered > since for entered, _ in earlier) >= rule.at_most:
-            return "too-often"
-    return ""
+    return cap_reason(rule, [entered for entered, _ in earlier], at) if isinstance(rule, AtMost) else ""
+
+
+def cap_reason(cap: AtMost | None, entered: list[str], at: datetime) -> str:
+    """Apply a cap on entries to one user.
+
+    Args:
+        cap: At most so many in a period; None for no cap.
+        entered: When the user entered before, as the ledger writes instants.
+        at: The instant of this admission, UTC.
+
+    Returns:
+        Why the user may not enter, or an empty text.
+    """
+    if cap is None:
+        return ""
+    since = instant(at - duration(cap.per))
+    return "too-often" if sum(moment > since for moment in entered) >= cap.at_most else ""
 
 
 def _refusal_of_id(arrival: Arrival, user_id: str) -> str:
@@ -359,7 +390,16 @@ def _refusal_of_id(arrival: Arrival, user_id: str) -> str:
 
 def _admission(row: Row[Any]) -> Admission:
     left = Leave(exit=row.exit or "", reason=row.reason) if row.closed_at is not None else None
-    return Admission(row.passage, row.user_id, row.version, row.entry, bool(row.started), left=left, known=True)
+    return Admission(
+        row.passage,
+        row.user_id,
+        row.version,
+        row.entry,
+        bool(row.started),
+        left=left,
+        known=True,
+        enters_at=datetime.fromisoformat(row.enters_at) if row.enters_at else None,
+    )
 
 
 def _audience(row: Row[Any]) -> Audience:

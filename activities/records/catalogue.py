@@ -6,13 +6,21 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Column, Connection, Index, Integer, String, Table, Text, func, select
 
 from activities.records.database import METADATA, Database
-from workflows.documents import JourneyDocument, SegmentDocument, definition_of, digest_of
+from workflows.documents import (
+    AudienceEntry,
+    JourneyDocument,
+    SegmentDocument,
+    WaitForTrigger,
+    definition_of,
+    digest_of,
+)
 from workflows.errors import NotFoundError
 from workflows.graph import Route, routes_of
 
@@ -85,6 +93,12 @@ class SavedJourney:
     digest: str
     document: JourneyDocument
     routes: dict[str, Route]
+
+    @cached_property
+    def has_events(self) -> bool:
+        """Whether its users may know values of events: of the one they entered by, or waited for."""
+        by_event = any(not isinstance(entry, AudienceEntry) for entry in self.document.entries.values())
+        return by_event or any(isinstance(element, WaitForTrigger) for element in self.document.elements.values())
 
 
 class Catalogue:

@@ -8,14 +8,15 @@ attempt or an activity id, since a retry, a reset or a continued run has others.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, select, update
 
 from activities.records.admissions import Admissions
-from activities.records.rows import instant, journeys, passages, pushes, steps
+from activities.records.rows import instant, journeys, moves, passages, steps, waits
 from workflows.contracts import Leave, Outcome, Versions, Visit
 
 
@@ -32,6 +33,23 @@ class Evidence:
     as_of: datetime
 
 
+@dataclass(frozen=True)
+class Values:
+    """What a run knows beside the tables.
+
+    Attributes:
+        entry: The values of the event by which the user entered.
+        waited: The values of the events that waits ended with, by element.
+        last: The values of the last of these events.
+        entered_at: When the user was admitted, UTC.
+    """
+
+    entry: Mapping[str, Any] = field(default_factory=dict)
+    waited: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    last: Mapping[str, Any] = field(default_factory=dict)
+    entered_at: datetime | None = None
+
+
 class Ledger(Admissions):
     """Outcomes, and the lives of journeys, beside the admissions: all that is written down of runs."""
 
@@ -42,7 +60,7 @@ class Ledger(Admissions):
         *,
         outcome: str,
         evidence: Evidence | None = None,
-        sent: list[dict[str, Any]] | None = None,
+        properties: str | None = None,
     ) -> Outcome:
         """Write down what an element did for a user, unless something is written down already.
 
@@ -51,17 +69,17 @@ class Ledger(Admissions):
             answer: The branch, the reason, and how the user left where the branch leads to an exit.
             outcome: What was done, for statistics.
             evidence: What a decision was made from.
-            sent: Rows of the table `pushes` to write with it.
+            properties: The values of the event that a wait ended with, as a JSON object.
 
         Returns:
-            What is written down: the first answer.
+            What is written down: the first answer; or how the user left, where the passage was closed meanwhile.
 
         Raises:
             StoreUnavailable: The ledger cannot be written. Temporal retries.
         """
 
         def work(connection: Connection) -> Outcome:
-            return self.record_in(connection, visit, answer, outcome=outcome, evidence=evidence, sent=sent)
+            return self.record_in(connection, visit, answer, outcome=outcome, evidence=evidence, properties=properties)
 
         return await self.database.write(work)
 
@@ -73,9 +91,11 @@ class Ledger(Admissions):
         *,
         outcome: str,
         evidence: Evidence | None = None,
-        sent: list[dict[str, Any]] | None = None,
+        properties: str | None = None,
     ) -> Outcome:
         """Do what `record` does, within a transaction that is open."""
+        if (stored := self.outcome_in(connection, visit)) is not None:
+            return stored
         at = instant(visit.now)
         row = {
             "passage": visit.passage,
@@ -89,31 +109,133 @@ class Ledger(Admissions):
             "at": at,
             "as_of": instant(evidence.as_of) if evidence else None,
             "tables": json.dumps(evidence.tables) if evidence else None,
+            "properties": properties,
         }
-
         written = connection.execute(self.database.insert(steps).values(row).on_conflict_do_nothing()).rowcount
-        if not written:
-            stored = self.outcome_in(connection, visit)
-            if stored is None:
-                raise LookupError(f"step {visit.step} of passage {visit.passage} vanished from the ledger")
+        if not written and (stored := self.outcome_in(connection, visit)) is not None:
             return stored
-        if sent:
-            connection.execute(pushes.insert(), sent)
         if answer.left is not None:
             self._close(connection, visit.passage, answer.left, at)
         return answer
 
+    def outcome(self, visit: Visit) -> Outcome | None:
+        """Give what is written down for a visit; None when nothing is. Blocking.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be read. Temporal retries.
+        """
+        return self.database.read(lambda connection: self.outcome_in(connection, visit))
+
     def outcome_in(self, connection: Connection, visit: Visit) -> Outcome | None:
-        """Give what is written down for a visit, within a transaction that is open; None when nothing is."""
+        """Give what is written down for a visit, within a transaction that is open.
+
+        Returns:
+            The first answer; without a branch, how the user left before there was one; None when nothing is written.
+        """
         row = connection.execute(
             select(steps.c.branch, steps.c.because, passages.c.exit, passages.c.reason, passages.c.closed_at)
-            .join(passages, passages.c.passage == steps.c.passage)
-            .where(steps.c.passage == visit.passage, steps.c.step == visit.step)
+            .select_from(passages)
+            .outerjoin(steps, (steps.c.passage == passages.c.passage) & (steps.c.step == visit.step))
+            .where(passages.c.passage == visit.passage)
         ).first()
-        if row is None:
+        if row is None or (row.branch is None and row.closed_at is None):
             return None
         left = Leave(exit=row.exit or "", reason=row.reason) if row.closed_at is not None else None
-        return Outcome(branch=row.branch, because=row.because, left=left)
+        return Outcome(branch=row.branch or "", because=row.because or "", left=left)
+
+    async def leave(self, visit: Visit, reason: str, because: str = "") -> Outcome:
+        """Close a passage at the element that a visit is about, unless it is closed or the element has answered.
+
+        Args:
+            visit: Whose visit to which element.
+            reason: Why the user leaves.
+            because: The same for a person, at more length.
+
+        Returns:
+            How the user left; or the element's answer, when that was written first.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be written. Temporal retries.
+        """
+
+        def work(connection: Connection) -> Outcome:
+            if (stored := self.outcome_in(connection, visit)) is not None:
+                return stored
+            left = Leave(exit="", reason=reason)
+            self._close(connection, visit.passage, left, instant(visit.now))
+            return Outcome(because=because, left=left)
+
+        return await self.database.write(work)
+
+    async def move(self, visit: Visit, version: int, element: str, leave: Leave | None) -> Outcome | None:
+        """Hand a passage over to another version, at the element that a visit is about or the one in its place.
+
+        Args:
+            visit: Whose visit to which element.
+            version: The version that the user goes on in.
+            element: Where, in that version.
+            leave: How the user leaves, where that is an exit.
+
+        Returns:
+            What is written down for the visit already, or how the user left; None when he goes on in the other version.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be written. Temporal retries.
+        """
+
+        def work(connection: Connection) -> Outcome | None:
+            if (stored := self.outcome_in(connection, visit)) is not None:
+                return stored
+            moved = connection.execute(
+                update(passages)
+                .where(passages.c.passage == visit.passage, passages.c.version != version)
+                .values(version=version)
+            )
+            if moved.rowcount:
+                row = {
+                    "passage": visit.passage,
+                    "to_version": version,
+                    "journey": visit.journey,
+                    "from_version": visit.version,
+                    "from_element": visit.element,
+                    "to_element": element,
+                    "step": visit.step,
+                    "at": instant(visit.now),
+                }
+                connection.execute(self.database.insert(moves).values(row).on_conflict_do_nothing())
+                connection.execute(update(waits).where(waits.c.passage == visit.passage).values(open=0))
+            if leave is not None:
+                self._close(connection, visit.passage, leave, instant(visit.now))
+                return Outcome(left=leave)
+            return None
+
+        return await self.database.write(work)
+
+    def values(self, passage: str) -> Values:
+        """Give what a run knows beside the tables: the values of its entry event and of those it waited for. Blocking.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be read. Temporal retries.
+        """
+
+        def work(connection: Connection) -> Values:
+            own = connection.execute(
+                select(passages.c.properties, passages.c.entered_at).where(passages.c.passage == passage)
+            ).first()
+            rows = connection.execute(
+                select(steps.c.element, steps.c.properties)
+                .where(steps.c.passage == passage, steps.c.properties.is_not(None))
+                .order_by(steps.c.step)
+            ).all()
+            waited = {row.element: json.loads(row.properties) for row in rows}
+            return Values(
+                entry=json.loads(own.properties) if own is not None and own.properties else {},
+                waited=waited,
+                last=json.loads(rows[-1].properties) if rows else {},
+                entered_at=datetime.fromisoformat(own.entered_at) if own is not None else None,
+            )
+
+        return self.database.read(work)
 
     async def open_journey(self, journey: str, version: int, digest: str, launch: str, at: datetime) -> None:
         """Write down that a journey runs. Its workflow id lets one start of it run at a time, so this one is it."""

@@ -17,6 +17,138 @@ journeys = Table(
     Column("state", String(16), nullable=False),
     Column("launch", String(64), nullable=False),
     Column("changed_at", String(32), nullable=False),
+    # Rises with every pause, resumption and revision.
+    Column("epoch", Integer, nullable=False, default=0, server_default="0"),
+    Column("paused_at", String(32)),
+)
+
+pauses = Table(
+    "pauses",
+    METADATA,
+    Column("journey", String(80), primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("began_at", String(32), nullable=False),
+    Column("ended_at", String(32)),
+    # What was done with what fell due meanwhile: `now`, `shift` or `skip`; null while the pause lasts.
+    Column("due", String(8)),
+)
+
+held = Table(
+    "held",
+    METADATA,
+    Column("passage", String(64), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("journey", String(80), nullable=False),
+    Column("user_id", String(500), nullable=False),
+    Column("key", String(500), nullable=False),
+    Column("element", String(60), nullable=False),
+    # The pause that held it, by the epoch with which it began.
+    Column("epoch", Integer, nullable=False),
+    Column("due_at", String(32), nullable=False),
+    Column("signalled", Integer, nullable=False, default=0),
+    Index("held_by_pause", "journey", "epoch", "signalled"),
+)
+
+revisions = Table(
+    "revisions",
+    METADATA,
+    Column("journey", String(80), primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("digest", String(16), nullable=False),
+    # What becomes of those inside earlier versions: `keep`, `move` or `end`.
+    Column("inside", String(8), nullable=False),
+    # Old element to new one, as a JSON object.
+    Column("mapping", Text, nullable=False),
+    Column("at", String(32), nullable=False),
+)
+
+moves = Table(
+    "moves",
+    METADATA,
+    Column("passage", String(64), primary_key=True),
+    Column("to_version", Integer, primary_key=True),
+    Column("journey", String(80), nullable=False),
+    Column("from_version", Integer, nullable=False),
+    Column("from_element", String(60), nullable=False),
+    Column("to_element", String(60), nullable=False),
+    # The step of the visit that went on in the other version.
+    Column("step", Integer, nullable=False),
+    Column("at", String(32), nullable=False),
+    Index("moves_by_journey", "journey", "from_version", "to_version"),
+)
+
+waits = Table(
+    "waits",
+    METADATA,
+    Column("passage", String(64), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("journey", String(80), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("digest", String(16), nullable=False),
+    Column("element", String(60), nullable=False),
+    Column("user_id", String(500), nullable=False),
+    Column("key", String(500), nullable=False),
+    Column("begun_at", String(32), nullable=False),
+    Column("deadline", String(32), nullable=False),
+    Column("open", Integer, nullable=False),
+    Index("waits_by_user", "user_id", "open"),
+)
+
+hits = Table(
+    "hits",
+    METADATA,
+    Column("passage", String(64), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("branch", String(60), primary_key=True),
+    # Which of the branch's triggers, from 0.
+    Column("place", Integer, primary_key=True),
+    Column("event_id", String(200), nullable=False),
+    Column("at", String(32), nullable=False),
+    Column("properties", Text, nullable=False),
+)
+
+taken = Table(
+    "taken",
+    METADATA,
+    Column("event_id", String(200), primary_key=True),
+    Column("user_id", String(500), nullable=False),
+    Column("event", String(200), nullable=False),
+    Column("at", String(32), nullable=False),
+    Column("taken_at", String(32), nullable=False),
+    Column("properties", Text, nullable=False),
+    # Whether the table `events` holds it, and whether all that it sets off was set off.
+    Column("stored", Integer, nullable=False, default=0),
+    Column("done", Integer, nullable=False, default=0),
+    Index("taken_by_user", "user_id", "event", "taken_at"),
+    Index("taken_undone", "done"),
+)
+
+conversions = Table(
+    "conversions",
+    METADATA,
+    Column("passage", String(64), primary_key=True),
+    Column("goal", String(60), primary_key=True),
+    Column("journey", String(80), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("user_id", String(500), nullable=False),
+    Column("event_id", String(200), nullable=False),
+    Column("at", String(32), nullable=False),
+    # The push that it is attributed to: the last one opened, else the last one sent; null for none.
+    Column("element", String(60)),
+    Column("opened", Integer),
+    Index("conversions_by_journey", "journey", "version", "goal"),
+)
+
+winners = Table(
+    "winners",
+    METADATA,
+    Column("journey", String(80), primary_key=True),
+    Column("element", String(60), primary_key=True),
+    Column("branch", String(60), nullable=False),
+    Column("at", String(32), nullable=False),
+    # `hand`, or the goal that decided.
+    Column("chosen_by", String(60), nullable=False),
 )
 
 enrolments = Table(
@@ -49,6 +181,13 @@ passages = Table(
     Column("closed_at", String(32)),
     Column("exit", String(60)),
     Column("reason", String(80)),
+    # The version that admitted it; `version` is the one it is in.
+    Column("entered_version", Integer, nullable=False),
+    # When the user comes in, where that is after the admission.
+    Column("enters_at", String(32)),
+    # The entry event's values as a JSON object, and its id; null for entries without an event.
+    Column("properties", Text),
+    Column("event_id", String(200)),
     Index("passages_by_user", "journey", "user_id"),
     Index("passages_by_version", "journey", "version"),
     Index("passages_by_enrolment", "enrolment"),
@@ -90,6 +229,8 @@ steps = Table(
     Column("at", String(32), nullable=False),
     Column("as_of", String(32)),
     Column("tables", Text),
+    # The values of the event that a wait ended with, as a JSON object.
+    Column("properties", Text),
     Index("steps_by_element", "journey", "version", "element", "branch"),
 )
 

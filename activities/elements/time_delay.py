@@ -1,0 +1,75 @@
+"""The time delay activity: until when a user is held, on his own clock."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+
+from temporalio import activity
+
+from activities.elements.passing import Answer, Case, Out, Passing, Stay
+from activities.faults import as_failures
+from activities.segments.facts import words_of
+from workflows.calendar import at_local, local_time, next_time, read_moment, shifted_day
+from workflows.contracts import Outcome, Visit
+from workflows.documents import TimeDelay
+from workflows.scalars import duration
+
+UNREADABLE_DATE = "unreadable-date"
+
+
+class TimeDelayActivities:
+    """Holds users.
+
+    Args:
+        passing: Decides whether an element may go ahead.
+    """
+
+    def __init__(self, passing: Passing) -> None:
+        self._passing = passing
+
+    @activity.defn(name="time-delay")
+    @as_failures
+    async def time_delay(self, visit: Visit) -> Outcome:
+        """Say until when the user is held; asked again then, let him go on.
+
+        Args:
+            visit: Whose visit to which element. Its `until` is what was said before.
+
+        Returns:
+            The instant; or the branch, when it has come.
+
+        Raises:
+            ApplicationError: Tables or ledger cannot be reached, which Temporal retries; or the version is unknown,
+                which it does not.
+        """
+        return await self._passing.pass_by(visit, TimeDelay, self._delay)
+
+    async def _delay(self, case: Case[TimeDelay]) -> Answer | Stay | Out:
+        visit = case.visit
+        due = visit.until
+        if due is None:
+            found = await self._due(case)
+            if isinstance(found, Out):
+                return found
+            due = found
+        if due > visit.now and not case.skip:
+            return Stay(due)
+        return Answer("next", f"held until {due:%Y-%m-%d %H:%M:%S} UTC")
+
+    async def _due(self, case: Case[TimeDelay]) -> datetime | Out:
+        """Work out the moment that the element means for this user."""
+        element, now = case.element, case.visit.now
+        if element.duration is not None:
+            return now + duration(element.duration)
+        zone = await case.zone_of_user() if element.timezone == "user" else element.timezone
+        at = local_time(element.time) if element.time is not None else None
+        if element.date is not None:
+            return at_local(date.fromisoformat(element.date), at or local_time("00:00"), zone)
+        if element.until is None:
+            return next_time(now, at or local_time("00:00"), zone, weekdays=element.weekdays or ())
+        value = (await case.facts()).value(element.until)
+        moment = read_moment(value, zone)
+        if moment is None:
+            said = "is missing" if value is None else f"is {value!r}, which is no date"
+            return Out(UNREADABLE_DATE, f"{words_of(element.until)} {said}")
+        return shifted_day(moment, element.days or 0, at, zone)

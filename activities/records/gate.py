@@ -1,0 +1,298 @@
+"""The gate: whether a journey runs or is paused, as each worker knows it, and who is held at it.
+
+Every activity asks before it decides or acts. A worker reads the lives of all journeys by one query, at most every
+second; a copy older than three seconds is not trusted. So a pause that was committed three seconds ago is known
+everywhere, and users who meet no pause cost nothing. Holding and resuming meet in transactions on the journey's row:
+whoever is held after a resumption has read it is not held at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from activities.records.database import Database
+from activities.records.rows import held, instant, journeys, pauses, revisions
+from workflows.contracts import Due, Inside, Visit
+
+COPY_SECONDS = 1.0
+"""How old a worker's copy may be before it is read again."""
+TRUST_SECONDS = 3.0
+"""How long after a change every worker knows of it."""
+
+
+@dataclass(frozen=True)
+class Revision:
+    """What became of those inside when a later version took over.
+
+    Attributes:
+        epoch: Orders the journey's changes.
+        version: The version that took over.
+        digest: Its content.
+        inside: What becomes of those in earlier versions.
+        mapping: Old element to new one, where they differ.
+    """
+
+    epoch: int
+    version: int
+    digest: str
+    inside: Inside
+    mapping: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Life:
+    """Where a journey's life is.
+
+    Attributes:
+        journey: Its name.
+        version: The version that admits users.
+        digest: Its content.
+        state: `running`, `paused`, `finished` or `archived`.
+        launch: Names this start of it.
+        epoch: Rises with every pause, resumption and revision.
+        paused: Whether it has ever been paused.
+        revision: The newest revision; None where there was none.
+    """
+
+    journey: str
+    version: int
+    digest: str
+    state: str
+    launch: str
+    epoch: int
+    paused: bool
+    revision: Revision | None
+
+
+@dataclass(frozen=True)
+class Held:
+    """How a resumption deals with a visit that was held.
+
+    Attributes:
+        due: What was picked; None while the pause lasts.
+        until: With `shift`, when the visit is due now, UTC.
+    """
+
+    due: Due | None
+    until: datetime
+
+
+class Gate:
+    """One process's copy of the lives of all journeys.
+
+    Args:
+        database: Where the ledger is kept.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lives: dict[str, Life] = {}
+        self._read_at = float("-inf")
+        self._reading: asyncio.Task[None] | None = None
+
+    async def lives(self) -> dict[str, Life]:
+        """Give the lives of all journeys that were ever started, by name, no older than a second.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be read, and the copy is too old to be trusted. Temporal retries.
+        """
+        age = time.monotonic() - self._read_at
+        if age >= COPY_SECONDS:
+            # One query for all who ask; those who come while the copy is still trusted do not wait for it.
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.create_task(self._read())
+                self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())
+            if age >= TRUST_SECONDS - COPY_SECONDS:
+                await asyncio.shield(self._reading)
+        return self._lives
+
+    async def life(self, journey: str) -> Life | None:
+        """Give one journey's life; None when it was never started."""
+        found = (await self.lives()).get(journey)
+        if found is None:
+            # Started within this second, perhaps.
+            await self.renew()
+            found = self._lives.get(journey)
+        return found
+
+    async def renew(self) -> None:
+        """Read the lives now, whatever the copy's age."""
+        await self._read()
+
+    async def _read(self) -> None:
+        asked = time.monotonic()
+        self._lives = await asyncio.to_thread(self._database.read, _lives)
+        self._read_at = asked
+
+    async def hold(self, visit: Visit) -> bool:
+        """Write down that a visit is held by the pause of its journey.
+
+        Args:
+            visit: Whose visit to which element; its `now` is when it was due.
+
+        Returns:
+            False when the journey is not paused any more: the visit goes on.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be written. Temporal retries.
+        """
+
+        def work(connection: Connection) -> bool:
+            query = select(journeys).where(journeys.c.journey == visit.journey).with_for_update()
+            row = connection.execute(query).one()
+            if row.state != "paused":
+                return False
+            values = {
+                "journey": visit.journey,
+                "user_id": visit.user_id,
+                "key": visit.key,
+                "element": visit.element,
+                "epoch": row.epoch,
+                "due_at": instant(visit.now),
+                "signalled": 0,
+            }
+            statement = self._database.insert(held).values(passage=visit.passage, step=visit.step, **values)
+            # Held by an earlier pause: now by this one. Asked again in the same pause, the first due time stays.
+            statement = statement.on_conflict_do_update(
+                index_elements=["passage", "step"], set_=values, where=held.c.epoch != row.epoch
+            )
+            connection.execute(statement)
+            return True
+
+        return await self._database.write(work)
+
+    def held(self, visit: Visit) -> Held | None:
+        """Tell how a visit that was held goes on. Blocking.
+
+        Returns:
+            What was picked when the journey was resumed; None when the visit was never held.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be read. Temporal retries.
+        """
+        query = (
+            select(held.c.due_at, pauses.c.began_at, pauses.c.ended_at, pauses.c.due)
+            .join(pauses, (pauses.c.journey == held.c.journey) & (pauses.c.epoch == held.c.epoch))
+            .where(held.c.passage == visit.passage, held.c.step == visit.step)
+        )
+        row = self._database.read(lambda connection: connection.execute(query).first())
+        if row is None:
+            return None
+        due_at = datetime.fromisoformat(row.due_at)
+        if row.ended_at is None:
+            return Held(None, due_at)
+        lasted: timedelta = datetime.fromisoformat(row.ended_at) - datetime.fromisoformat(row.began_at)
+        return Held(row.due, due_at + lasted)
+
+    async def pause(self, journey: str, at: datetime) -> int:
+        """Commit a pause. From three seconds later on, every worker knows of it.
+
+        Returns:
+            The epoch that begins.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be written. Temporal retries.
+        """
+
+        def work(connection: Connection) -> int:
+            query = select(journeys).where(journeys.c.journey == journey).with_for_update()
+            row = connection.execute(query).one()
+            if row.state == "paused":  # asked again
+                return int(row.epoch)
+            epoch = int(row.epoch) + 1
+            connection.execute(
+                update(journeys)
+                .where(journeys.c.journey == journey)
+                .values(state="paused", epoch=epoch, paused_at=instant(at), changed_at=instant(at))
+            )
+            connection.execute(pauses.insert().values(journey=journey, epoch=epoch, began_at=instant(at)))
+            return epoch
+
+        return await self._database.write(work)
+
+    async def resume(self, journey: str, due: Due, at: datetime) -> int:
+        """Commit a resumption.
+
+        Args:
+            journey: The journey.
+            due: What is done with what fell due meanwhile.
+            at: The instant, UTC.
+
+        Returns:
+            The epoch of the pause that ended: those held by it are to be signalled.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be written. Temporal retries.
+        """
+
+        def work(connection: Connection) -> int:
+            query = select(journeys).where(journeys.c.journey == journey).with_for_update()
+            row = connection.execute(query).one()
+            newest = select(pauses.c.epoch).where(pauses.c.journey == journey).order_by(pauses.c.epoch.desc()).limit(1)
+            epoch = int(connection.execute(newest).scalar_one())
+            if row.state == "paused":
+                connection.execute(
+                    update(pauses)
+                    .where(pauses.c.journey == journey, pauses.c.epoch == epoch)
+                    .values(ended_at=instant(at), due=due)
+                )
+                connection.execute(
+                    update(journeys)
+                    .where(journeys.c.journey == journey)
+                    .values(state="running", epoch=int(row.epoch) + 1, changed_at=instant(at))
+                )
+            return epoch
+
+        return await self._database.write(work)
+
+    def held_by(self, journey: str, epoch: int, limit: int = 500) -> list[tuple[str, int, str, str]]:
+        """List visits that a pause held and nobody signalled yet: passage, step, user id and key. Blocking."""
+        query = (
+            select(held.c.passage, held.c.step, held.c.user_id, held.c.key)
+            .where(held.c.journey == journey, held.c.epoch == epoch, held.c.signalled == 0)
+            .limit(limit)
+        )
+        rows = self._database.read(lambda connection: connection.execute(query).all())
+        return [(row.passage, row.step, row.user_id, row.key) for row in rows]
+
+    async def signalled(self, visits: list[tuple[str, int]]) -> None:
+        """Mark held visits as signalled."""
+
+        def work(connection: Connection) -> None:
+            for passage, step in visits:
+                connection.execute(
+                    update(held).where(held.c.passage == passage, held.c.step == step).values(signalled=1)
+                )
+
+        await self._database.write(work)
+
+
+def _lives(connection: Connection) -> dict[str, Life]:
+    newest: dict[str, Revision] = {}
+    for row in connection.execute(select(revisions).order_by(revisions.c.epoch)):
+        newest[row.journey] = _revision(row)
+    paused = set(connection.execute(select(pauses.c.journey).distinct()).scalars())
+    return {
+        row.journey: Life(
+            journey=row.journey,
+            version=row.version,
+            digest=row.digest,
+            state=row.state,
+            launch=row.launch,
+            epoch=row.epoch,
+            paused=row.journey in paused,
+            revision=newest.get(row.journey),
+        )
+        for row in connection.execute(select(journeys))
+    }
+
+
+def _revision(row: Any) -> Revision:
+    return Revision(row.epoch, row.version, row.digest, row.inside, json.loads(row.mapping))
