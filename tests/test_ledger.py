@@ -257,6 +257,7 @@ async def test_the_database_itself_allows_one_open_passage(ledger: Ledger) -> No
     def row(passage: str, **changed: Any) -> Any:
         values = {"passage": passage, "journey": "j", "version": 1, "user_id": "u1", "key": "", "entry": "start"}
         values |= {"enrolment": "x", "entered_at": "2026-03-01T12:00:00.000000Z", "started": 0} | changed
+        values["entered_version"] = values["version"]
         return lambda connection: connection.execute(insert(passages).values(values))
 
     with pytest.raises(StoreUnavailable, match="UNIQUE"):
