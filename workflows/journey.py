@@ -1,27 +1,49 @@
-"""`Journey`: one journey's life, from its start until nobody is inside."""
+"""`Journey`: one journey's life, from its start until nobody can enter any more and nobody is inside."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError
 
 from workflows.contracts import (
+    JOURNEY_VERSION,
     USERS_QUEUE,
     EnrolmentRequest,
+    EnterReport,
+    EnterRequest,
+    FinishRequest,
     JourneyInput,
+    JourneyPlace,
     JourneyRequest,
     JourneyStatus,
+    LifeReport,
+    LifeRequest,
     OpenedJourney,
     OpenRequest,
+    ResumeRequest,
+    Revised,
+    ReviseRequest,
+    ScheduleRequest,
     Stats,
+    TakeOutRequest,
     close_journey,
     count,
     enrol,
+    enter,
     evaluate_audience,
+    finish_journey,
     open_journey,
+    pause_journey,
+    resume_journey,
+    revise_journey,
+    set_schedules,
+    take_out,
     wait_until_empty,
 )
 
@@ -33,6 +55,10 @@ ENROLMENT = timedelta(days=7)
 """Longest one enrolment may run; its heartbeats tell sooner when the worker is gone."""
 HEARTBEAT = timedelta(seconds=20)
 """A worker silent for longer than this is taken for dead, and the work goes to another."""
+KNOWN_EVERYWHERE = timedelta(seconds=3)
+"""How long after a pause is committed every worker knows of it, or has stopped trusting what it knows."""
+LAST_ZONE = timedelta(hours=27)
+"""How long after an instant the last of all zones has come to the same time of the same day, and a little."""
 PATIENCE = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
 POLLING = RetryPolicy(
     initial_interval=timedelta(seconds=1), backoff_coefficient=1.5, maximum_interval=timedelta(seconds=30)
@@ -41,6 +67,11 @@ POLLING = RetryPolicy(
 
 NO_INPUT = JourneyInput()
 """Stands for the input that a client forgot: the run is refused with what to give, in place of failing its task."""
+
+MOST_USERS = 1_000
+"""Most users that one update lets enter."""
+
+Answer = TypeVar("Answer", LifeReport, EnterReport, Revised)
 
 
 @workflow.defn(name="Journey")
@@ -54,6 +85,11 @@ class Journey:
         self._stats: Stats | None = None
         self._audience: int | None = None
         self._doing = "being opened"
+        self._paused = False
+        self._finishing = False
+        self._entering: list[EnrolmentRequest] = []
+        self._turn = asyncio.Lock()
+        self._turns = 0
 
     @workflow.run
     async def run(self, given: JourneyInput = NO_INPUT) -> Stats:
@@ -65,23 +101,23 @@ class Journey:
         Returns:
             The final numbers.
         """
-        self._launch = str(workflow.uuid4())
-        opened = self._opened = await workflow.execute_activity(
-            open_journey,
-            OpenRequest(input=given, workflow_id=workflow.info().workflow_id, launch=self._launch, now=workflow.now()),
-            start_to_close_timeout=QUICK,
-            retry_policy=PATIENCE,
-            summary="Check, save, set running",
-        )
-        await self._enrol([self._enrolment(opened, entry) for entry in opened.audience_entries])
-        self._tell("waiting for those inside to leave")
-        self._stats = await workflow.execute_activity(
-            wait_until_empty,
-            self._request(),
-            start_to_close_timeout=QUICK,
-            retry_policy=POLLING,
-            summary="Wait until nobody is inside",
-        )
+        if given.place is None:
+            await self._open(given)
+        else:
+            place = given.place
+            self._launch, self._opened, self._audience = place.launch, place.opened, place.audience
+            self._finishing, self._paused = place.finishing, place.paused
+        while True:
+            if self._entering:
+                requests, self._entering = self._entering, []
+                await self._enrol(requests)
+            ended = await self._watch()
+            if ended is not None:
+                break
+            if workflow.info().is_continue_as_new_suggested() and not self._entering:
+                await workflow.wait_condition(workflow.all_handlers_finished)
+                self._go_on(given)
+        self._stats = ended
         self._stats = await workflow.execute_activity(
             close_journey,
             self._request(),
@@ -92,6 +128,67 @@ class Journey:
         self._tell("finished")
         await workflow.wait_condition(workflow.all_handlers_finished)
         return self._stats
+
+    async def _open(self, given: JourneyInput) -> None:
+        """Check and save what is to run, and have its audiences enter."""
+        self._launch = str(workflow.uuid4())
+        opened = self._opened = await workflow.execute_activity(
+            open_journey,
+            OpenRequest(input=given, workflow_id=workflow.info().workflow_id, launch=self._launch, now=workflow.now()),
+            start_to_close_timeout=QUICK,
+            retry_policy=PATIENCE,
+            summary="Check, save, set running",
+        )
+        self._entering = [self._enrolment(opened, entry) for entry in opened.audience_entries]
+        if not self._entering:
+            self._audience = 0
+        if opened.scheduled_entries:
+            await self._schedule()
+
+    async def _watch(self) -> Stats | None:
+        """Wait until nobody is inside and nobody can enter any more.
+
+        Returns:
+            The numbers; null when something has changed meanwhile, so that it has to be waited for anew.
+        """
+        admits, until, turns = self._admits(), self._admits_until(), self._turns
+        self._tell("admitting users" if admits else "waiting for those inside to leave")
+        watching = workflow.start_activity(
+            wait_until_empty,
+            self._request().model_copy(update={"admits": admits}),
+            start_to_close_timeout=QUICK,
+            retry_policy=POLLING,
+            summary="Watch while users may enter" if admits else "Wait until nobody is inside",
+        )
+        try:
+            await workflow.wait_condition(
+                lambda: watching.done() or self._turns != turns or workflow.info().is_continue_as_new_suggested(),
+                timeout=until - workflow.now() if until is not None else None,
+            )
+        except TimeoutError:
+            self._turns += 1
+        if watching.done():
+            return await watching
+        watching.cancel()
+        try:
+            await watching
+        except (ActivityError, asyncio.CancelledError):
+            return None
+        return None
+
+    def _admits(self) -> bool:
+        """Whether users may still enter."""
+        if self._finishing or self._opened is None or not self._opened.admits:
+            return False
+        until = self._opened.admits_until
+        return until is None or workflow.now() < until + LAST_ZONE
+
+    def _admits_until(self) -> datetime | None:
+        """When the last user may enter, where that is known and ahead; null where it is not, or has passed."""
+        until = self._opened.admits_until if self._opened is not None else None
+        if self._finishing or until is None or until + LAST_ZONE <= workflow.now():
+            return None
+        return until + LAST_ZONE
 
     def _enrolment(self, opened: OpenedJourney, entry: str) -> EnrolmentRequest:
         """Name this start's admission of one entry's audience."""
@@ -131,28 +228,86 @@ class Journey:
                 summary=f"Enrol the users of {request.entry}",
             )
 
-    def _request(self) -> JourneyRequest:
-        """Name this journey in its version, now."""
+    async def _schedule(self) -> None:
+        """Have the schedules of the entries be as the journey's life demands."""
+        opened = self._require_opened()
+        await workflow.execute_activity(
+            set_schedules,
+            ScheduleRequest(
+                journey=opened.journey,
+                version=opened.version,
+                digest=opened.digest,
+                entries=[] if self._finishing else opened.scheduled_entries,
+                paused=self._paused,
+                started_at=workflow.now(),
+            ),
+            start_to_close_timeout=QUICK,
+            retry_policy=PATIENCE,
+            summary="Set the schedules of entries",
+        )
+
+    def _go_on(self, given: JourneyInput) -> None:
+        """Continue as a new run of the same life."""
+        place = JourneyPlace(
+            launch=self._launch,
+            opened=self._require_opened(),
+            audience=self._audience,
+            finishing=self._finishing,
+            paused=self._paused,
+        )
+        workflow.continue_as_new(given.model_copy(update={"place": place}))
+
+    def _require_opened(self) -> OpenedJourney:
+        """Give the version that runs, or refuse while there is none."""
         if self._opened is None:
             raise ApplicationError("the journey is still being opened: ask again in a moment", type="RefusedError")
-        return JourneyRequest(
-            journey=self._opened.journey, version=self._opened.version, launch=self._launch, now=workflow.now()
-        )
+        return self._opened
+
+    def _request(self) -> JourneyRequest:
+        """Name this journey in its version, now."""
+        opened = self._require_opened()
+        return JourneyRequest(journey=opened.journey, version=opened.version, launch=self._launch, now=workflow.now())
 
     def _tell(self, doing: str) -> None:
         """Say what the journey is busy with, to the query and to Temporal's UI."""
         self._doing = doing
         title = (self._opened.title or self._opened.journey) if self._opened else "Journey"
-        workflow.set_current_details(f"**{title}**: {doing}")
+        paused = " (paused)" if self._paused else ""
+        workflow.set_current_details(f"**{title}**{paused}: {doing}")
+
+    async def _turn_life(
+        self, work: Callable[[LifeRequest], Awaitable[Answer]], request: LifeRequest, summary: str
+    ) -> Answer:
+        """Have the ledger take a turn of this life."""
+        return await workflow.execute_activity(
+            work,
+            request,
+            start_to_close_timeout=ENROLMENT,
+            heartbeat_timeout=HEARTBEAT,
+            retry_policy=PATIENCE,
+            summary=summary,
+        )
+
+    def _life(self) -> LifeRequest:
+        """Name this life, now."""
+        opened = self._require_opened()
+        return LifeRequest(journey=opened.journey, version=opened.version, launch=self._launch, now=workflow.now())
 
     @workflow.query
     def status(self) -> JourneyStatus:
         """Tell where the journey's life is."""
-        finished = self._doing == "finished"
         return JourneyStatus(
             journey=self._opened.journey if self._opened else "",
             version=self._opened.version if self._opened else 0,
-            state="finished" if finished else "running" if self._opened else "draft",
+            state=(
+                "finished"
+                if self._doing == "finished" or self._finishing
+                else "paused"
+                if self._paused
+                else "running"
+                if self._opened
+                else "draft"
+            ),
             doing=self._doing,
             audience=self._audience,
         )
@@ -178,3 +333,143 @@ class Journey:
     def _can_refresh(self) -> None:
         """Refuse while there is nothing to count."""
         self._request()
+
+    @workflow.update
+    async def pause(self) -> LifeReport:
+        """Freeze: when this has answered, nothing is sent and nobody enters, until `resume`. Nobody inside is lost."""
+        async with self._turn:
+            self._refuse_pause()
+            report = await self._turn_life(pause_journey, self._life(), "Pause")
+            self._paused = True
+            if self._require_opened().scheduled_entries:
+                await self._schedule()
+            self._tell(self._doing)
+            # A worker's copy of the ledger may be a second old, and is not trusted from three on.
+            await workflow.sleep(KNOWN_EVERYWHERE)
+            return report
+
+    @pause.validator
+    def _refuse_pause(self) -> None:
+        self._require_opened()
+        if self._paused:
+            raise _refused("the journey is paused already")
+        if self._finishing:
+            raise _refused("the journey is finished: those inside go on to their ends; `finish --inside end` ends them")
+
+    @workflow.update
+    async def resume(self, request: ResumeRequest | None = None) -> LifeReport:
+        """Go on after a pause.
+
+        Args:
+            request: What becomes of what fell due meanwhile; left out: it goes out now.
+        """
+        async with self._turn:
+            self._refuse_resume(request)
+            life = self._life().model_copy(update={"resume": request or ResumeRequest()})
+            report = await self._turn_life(resume_journey, life, "Resume")
+            self._paused = False
+            if self._require_opened().scheduled_entries:
+                await self._schedule()
+            self._tell(self._doing)
+            return report
+
+    @resume.validator
+    def _refuse_resume(self, request: ResumeRequest | None = None) -> None:
+        self._require_opened()
+        if not self._paused:
+            raise _refused("the journey is not paused")
+
+    @workflow.update
+    async def finish(self, request: FinishRequest | None = None) -> LifeReport:
+        """Let nobody enter any more. The workflow ends when nobody is inside.
+
+        Args:
+            request: What becomes of those inside; left out: they go on to their ends.
+        """
+        async with self._turn:
+            self._refuse_finish(request)
+            life = self._life().model_copy(update={"finish": request or FinishRequest()})
+            report = await self._turn_life(finish_journey, life, "Finish")
+            self._finishing, self._paused = True, False
+            if self._require_opened().scheduled_entries:
+                await self._schedule()
+            self._turns += 1
+            return report
+
+    @finish.validator
+    def _refuse_finish(self, request: FinishRequest | None = None) -> None:
+        self._require_opened()
+        if self._finishing and (request is None or request.inside == "keep"):
+            raise _refused("the journey is finished already: nobody enters any more")
+
+    @workflow.update
+    async def revise(self, request: ReviseRequest) -> LifeReport:
+        """Have another version take over: users who enter from now on enter it.
+
+        Args:
+            request: Which version, and what becomes of those inside.
+        """
+        async with self._turn:
+            self._refuse_revise(request)
+            before = self._require_opened()
+            life = self._life().model_copy(update={"revise": request})
+            revised = await self._turn_life(revise_journey, life, "Revise")
+            opened = self._opened = revised.opened
+            if opened.version != before.version:
+                workflow.upsert_search_attributes([JOURNEY_VERSION.value_set(str(opened.version))])
+            if opened.scheduled_entries or before.scheduled_entries:
+                await self._schedule()
+            if request.enter:
+                # A later version's admission: another name than the start's, so that it is another audience.
+                self._entering += [
+                    entering.model_copy(update={"enrolment": f"{self._launch}/v{opened.version}/{entering.entry}"})
+                    for entering in (self._enrolment(opened, entry) for entry in opened.audience_entries)
+                ]
+            self._turns += 1
+            return revised.report
+
+    @revise.validator
+    def _refuse_revise(self, request: ReviseRequest) -> None:
+        self._require_opened()
+        if self._finishing:
+            raise _refused("the journey is finished: start the new version when nobody is inside")
+
+    @workflow.update
+    async def enter(self, request: EnterRequest) -> EnterReport:
+        """Let users enter by the API entry.
+
+        Args:
+            request: Who, with which values.
+        """
+        self._refuse_enter(request)
+        info = workflow.current_update_info()
+        named = request.request or (info.id if info is not None else str(workflow.uuid4()))
+        life = self._life().model_copy(update={"enter": request.model_copy(update={"request": named})})
+        return await self._turn_life(enter, life, f"Enter: {len(request.users)} users")
+
+    @enter.validator
+    def _refuse_enter(self, request: EnterRequest) -> None:
+        self._require_opened()
+        if self._paused or self._finishing:
+            raise _refused(f"the journey is {'paused' if self._paused else 'finished'}: nobody enters")
+        if not 1 <= len(request.users) <= MOST_USERS:
+            raise _refused(f"{len(request.users)} users: an update takes 1 to {MOST_USERS}")
+
+    @workflow.update
+    async def remove(self, request: TakeOutRequest) -> LifeReport:
+        """Take a user out of the journey, wherever he is.
+
+        Args:
+            request: Who, and the reason to write down.
+        """
+        life = self._life().model_copy(update={"take_out": request})
+        return await self._turn_life(take_out, life, "Take a user out")
+
+    @remove.validator
+    def _refuse_remove(self, request: TakeOutRequest) -> None:
+        self._require_opened()
+
+
+def _refused(message: str) -> ApplicationError:
+    """Word a move that makes no sense in the present state."""
+    return ApplicationError(message, type="RefusedError", non_retryable=True)
