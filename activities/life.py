@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
+from collections import Counter
+from datetime import UTC, date, datetime
+from datetime import time as clock
 
 from temporalio import activity
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 
 from activities.documents.saving import save_definition
 from activities.faults import as_failures
+from activities.records.catalogue import Saved
 from activities.records.statistics import count as count_stats
+from activities.records.statistics import everybody_inside
 from activities.stores import Stores
 from workflows.contracts import (
     JourneyRequest,
@@ -79,17 +83,17 @@ class LifeActivities:
                 f"{expected!r}, so that it cannot run twice at once",
                 code="wrong-workflow-id",
             )
+        life = await asyncio.to_thread(stores.ledger.life, saved.name)
+        if life is not None and life.state == "archived":
+            raise RefusedError(
+                f"the journey {saved.name!r} is archived: take it out, with: journeys archive {saved.name} --undo",
+                code="archived",
+            )
         await stores.ledger.open_journey(saved.name, saved.version, saved.digest, request.launch, request.now)
         document = saved.document
         if not isinstance(document, JourneyDocument):
             raise RefusedError(f"{saved.name!r} is no journey")
-        return OpenedJourney(
-            journey=saved.name,
-            version=saved.version,
-            digest=saved.digest,
-            title=document.title,
-            audience_entries=[name for name, entry in document.entries.items() if isinstance(entry, AudienceEntry)],
-        )
+        return opened_journey(saved, document)
 
     @activity.defn(name="wait-until-empty")
     @as_failures
@@ -108,6 +112,8 @@ class LifeActivities:
         """
         await reconcile(activity.client(), self._stores, request.journey)
         until = time.monotonic() + LOOK_SECONDS
+        if request.admits:
+            raise StillInside(f"{request.journey!r} admits users: this watch goes on until it does not")
         while inside := await asyncio.to_thread(self._stores.ledger.inside, request.journey):
             if time.monotonic() >= until:
                 raise StillInside(f"{inside} users are inside {request.journey!r}")
@@ -151,6 +157,33 @@ class LifeActivities:
         return await asyncio.to_thread(stats_of, self._stores, request.journey, request.version)
 
 
+def opened_journey(saved: Saved, document: JourneyDocument) -> OpenedJourney:
+    """Describe a version that is set running.
+
+    Args:
+        saved: The version.
+        document: Its content.
+
+    Returns:
+        Which entries admit whom, and when.
+    """
+    audiences = {name: entry for name, entry in document.entries.items() if isinstance(entry, AudienceEntry)}
+    scheduled = {name: entry.schedule for name, entry in audiences.items() if entry.schedule is not None}
+    open_ended = len(audiences) < len(document.entries) or any(one.dates is None for one in scheduled.values())
+    days = [day for one in scheduled.values() for day in one.dates or ()]
+    last = None if open_ended or not days else datetime.combine(date.fromisoformat(max(days)), clock.max, UTC)
+    return OpenedJourney(
+        journey=saved.name,
+        version=saved.version,
+        digest=saved.digest,
+        title=document.title,
+        audience_entries=[name for name in audiences if name not in scheduled],
+        scheduled_entries=list(scheduled),
+        admits=open_ended or bool(scheduled),
+        admits_until=last,
+    )
+
+
 def stats_of(stores: Stores, journey: str, version: int = 0) -> Stats:
     """Count where everybody is in one version. Blocking.
 
@@ -173,6 +206,18 @@ def stats_of(stores: Stores, journey: str, version: int = 0) -> Stats:
         state = life.state if life.version == saved.version else "finished" if life.version > saved.version else "draft"
     parsed = stores.catalogue.journey(saved.digest)
     return count_stats(stores.ledger.database, parsed, saved.version, state, datetime.now(UTC))
+
+
+def places_of(stores: Stores, journey: str) -> dict[str, int]:
+    """Count those inside a journey by element, each in the version he is in. Blocking.
+
+    Raises:
+        StoreUnavailable: A store cannot be reached.
+    """
+    inside = everybody_inside(stores.ledger.database, journey)
+    found = {version: stores.catalogue.find("journey", journey, version) for version in {one.version for one in inside}}
+    versions = {version: stores.catalogue.journey(saved.digest) for version, saved in found.items()}
+    return dict(sorted(Counter(one.whereabouts.element_in(versions[one.version]) for one in inside).items()))
 
 
 async def reconcile(client: Client, stores: Stores, journey: str) -> int:

@@ -8,7 +8,7 @@ import traceback
 
 import click
 
-from scripts import documents, pushing, running, segments, tables, upkeep, watching
+from scripts import documents, operating, pushing, running, segments, tables, upkeep, watching
 from scripts.output import (
     DONE,
     FAILED,
@@ -40,6 +40,7 @@ for command in (
     *segments.COMMANDS,
     *upkeep.COMMANDS,
     *running.COMMANDS,
+    *operating.COMMANDS,
     *pushing.COMMANDS,
     *watching.COMMANDS,
 ):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from temporalio.client import Client, WorkflowHistory
+from temporalio.testing import TimeSkipper
 from temporalio.worker import Worker
 
 from activities.documents.reading import read_text
@@ -129,6 +130,11 @@ class House:
                 )
                 await stack.enter_async_context(worker)
             yield client
+
+    async def pass_time(self, client: Client, journey: str, user_id: str, time: timedelta, key: str = "") -> None:
+        """Let time pass for one user's run, and return when it has."""
+        handle = client.get_workflow_handle(user_workflow_id(journey, user_id, key))
+        await TimeSkipper(client).fast_forward(handle, time)
 
     async def start_user(self, client: Client, journey: str, user_id: str) -> Any:
         """Start one user's run as any client would."""

@@ -28,6 +28,7 @@ from activities.documents.checking import Checked, check_documents
 from activities.documents.raw import RawDocument
 from activities.documents.reading import read_documents
 from activities.documents.saving import SaveReport, save_documents
+from activities.life import places_of, stats_of
 from activities.planning import Plan, plan_journey
 from activities.records.catalogue import Saved
 from activities.stores import Stores
@@ -40,6 +41,7 @@ from workflows.contracts import (
     JOURNEYS_QUEUE,
     JourneyInput,
     JourneyStatus,
+    LifeReport,
     Stats,
     journey_workflow_id,
 )
@@ -232,6 +234,32 @@ class Engine:
             NotFoundError: There is no such journey.
         """
         return self._save_one(name) if is_file(name) else self._find(name)
+
+    def inside(self, name: str) -> LifeReport:
+        """Tell who is inside a journey, by element. Blocking; changes nothing.
+
+        Args:
+            name: A saved journey as `NAME` or `NAME@3`, or a file, which is checked and not saved.
+
+        Returns:
+            Where it stands.
+
+        Raises:
+            NotFoundError: There is no such journey.
+        """
+        base = name_and_version(name)[0]
+        if is_file(name):
+            checked = check_documents(self.stores, read_documents(name), datetime.now(UTC))
+            checked.require()
+            base = self._only_journey(name, checked)[1].journey
+        found = stats_of(self.stores, base)
+        return LifeReport(
+            journey=base,
+            version=found.version,
+            state=found.state,
+            inside=self.stores.ledger.inside(base),
+            elements=places_of(self.stores, base),
+        )
 
     async def start(self, name: str, *, client: Client | None = None) -> StartReport:
         """Start a journey, and return when its audience is evaluated.

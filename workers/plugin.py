@@ -21,6 +21,7 @@ from activities.elements.webhook import WebhookActivities
 from activities.enrolment import EnrolmentActivities
 from activities.entry import EntryActivities
 from activities.life import LifeActivities
+from activities.operating import OperatingActivities
 from activities.push.delivery import DeliveryRules, PushActivities
 from activities.push.provider import Provider
 from activities.stores import Stores
@@ -74,6 +75,7 @@ def activities_of(
         Task queue to activities.
     """
     life, enrolment = LifeActivities(stores), EnrolmentActivities(stores)
+    operating = OperatingActivities(stores)
     passing = Passing(stores, take)
     return {
         JOURNEYS_QUEUE: [
@@ -81,6 +83,11 @@ def activities_of(
             life.wait_until_empty,
             life.close_journey,
             life.count,
+            operating.pause_journey,
+            operating.resume_journey,
+            operating.finish_journey,
+            operating.revise_journey,
+            operating.take_out,
             UpkeepActivities(stores).upkeep,
         ],
         USERS_QUEUE: [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -33,6 +34,28 @@ def routes_of(document: JourneyDocument) -> dict[str, Route]:
         Element id to route.
     """
     return {name: Route(kind=element.kind, to=ways_out(element)) for name, element in document.elements.items()}
+
+
+def says_the_same(before: BaseModel, after: BaseModel) -> bool:
+    """Tell whether two elements do the same, wherever their branches lead.
+
+    Args:
+        before: An element of one version.
+        after: An element of another.
+
+    Returns:
+        False when something else than the targets of branches differs: then a user who waits is asked anew.
+    """
+    return _without_targets(before) == _without_targets(after)
+
+
+def _without_targets(element: BaseModel) -> dict[str, Any]:
+    said = element.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"next"})
+    said["branches"] = {
+        name: {key: value for key, value in way.items() if key != "next"} if isinstance(way, dict) else None
+        for name, way in said.get("branches", {}).items()
+    }
+    return said
 
 
 def visiting_order(document: JourneyDocument) -> list[str]:

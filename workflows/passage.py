@@ -133,6 +133,8 @@ class Visit(Lean):
     """When the element before was visited, UTC: events from then on count for a wait; null: since `now`."""
     seen: datetime | None = None
     """When the run last learned of an event or update, UTC: no older answer may serve it."""
+    woken: bool = False
+    """Whether a signal woke the run: something has changed that a worker's copy may not have yet."""
     event: EventGiven | None = None
     """An event that a client sent to this very run."""
     leave: str = ""

@@ -200,7 +200,12 @@ class UserJourney:
                 self._go_on(given, Place(element=visit.element, step=visit.step, until=outcome.until))
             await self._rest(visit.element, None if outcome.held else outcome.until, outcome.because)
             visit = visit.model_copy(
-                update={"now": workflow.now(), "until": outcome.until or visit.until, "seen": self._seen}
+                update={
+                    "now": workflow.now(),
+                    "until": outcome.until or visit.until,
+                    "seen": self._seen,
+                    "woken": self._woken,
+                }
             )
 
     async def _ask(self, kind: str, visit: Visit) -> Outcome:
@@ -276,7 +281,7 @@ class UserJourney:
         """Continue in another version."""
         workflow.upsert_search_attributes([JOURNEY_VERSION.value_set(str(move.version))])
         moved = given.model_copy(update={"version": move.version, "digest": move.digest, "routes": move.routes})
-        self._go_on(moved, Place(element=move.element, step=step))
+        self._go_on(moved, Place(element=move.element, step=step, until=move.until))
 
     @workflow.signal
     def event(self, given: EventGiven | None = None) -> None:

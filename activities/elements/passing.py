@@ -22,8 +22,9 @@ from activities.segments.memberships import at_hand
 from activities.stores import Stores, leave_by
 from activities.tables.schema import Kind
 from workflows.contracts import EventGiven, Move, Outcome, Visit
-from workflows.documents import JourneyDocument
+from workflows.documents import JourneyDocument, TimeDelay, WaitForTrigger
 from workflows.errors import NotFoundError
+from workflows.graph import says_the_same
 
 EXIT_CRITERIA = "exit-criteria"
 REVISED = "revised"
@@ -197,9 +198,13 @@ class Passing:
             raise NotFoundError(f"{visit.element!r} of {visit.journey!r} is no element of this kind")
         if visit.event is not None:
             await self._take(visit, visit.event)
+        if visit.woken:
+            await stores.gate.renew()
         life = await stores.gate.life(visit.journey)
         skip = False
-        if life is not None and (life.state == "paused" or life.paused):
+        # Time passes in a pause too: whoever waits is held at what he reaches then.
+        waits = isinstance(element, TimeDelay | WaitForTrigger)
+        if life is not None and not waits and (life.state == "paused" or life.paused):
             stopped = await self._held(visit, life)
             if isinstance(stopped, Outcome):
                 return stopped
@@ -275,11 +280,19 @@ class Passing:
         if element not in meant.routes:
             return await self.stores.ledger.leave(visit, REVISED, f"version {revision.version} has no {element!r}")
         leave = leave_by(meant, element)
-        moved = await self.stores.ledger.move(visit, revision.version, element, leave)
+        before = self.stores.catalogue.journey(visit.digest).document.elements[visit.element]
+        keeps = says_the_same(before, meant.document.elements[element])
+        moved = await self.stores.ledger.move(visit, revision.version, element, leave, keeps=keeps)
         if moved is not None:
             return moved
         return Outcome(
-            move=Move(version=revision.version, digest=revision.digest, routes=meant.routes, element=element)
+            move=Move(
+                version=revision.version,
+                digest=revision.digest,
+                routes=meant.routes,
+                element=element,
+                until=visit.until if keeps else None,
+            )
         )
 
     async def _exit_criteria(self, visit: Visit, saved: SavedJourney) -> Outcome | None:

@@ -52,7 +52,7 @@ class TimeDelayActivities:
             if isinstance(found, Out):
                 return found
             due = found
-        if due > visit.now and not case.skip:
+        if due > visit.now:
             return Stay(due)
         return Answer("next", f"held until {due:%Y-%m-%d %H:%M:%S} UTC")
 

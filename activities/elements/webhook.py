@@ -46,7 +46,7 @@ class OutsideOnly(AbstractResolver):
 
     def __init__(self, allowed: Collection[str]) -> None:
         self._allowed = frozenset(host.lower() for host in allowed)
-        self._resolver = ThreadedResolver()
+        self._resolver: ThreadedResolver | None = None
 
     def allows(self, host: str) -> bool:
         """Tell whether a host, given as an address, may be reached; a name is looked up first, and then judged."""
@@ -63,6 +63,8 @@ class OutsideOnly(AbstractResolver):
         Raises:
             OSError: There are none.
         """
+        if self._resolver is None:  # it belongs to the loop that it is made in
+            self._resolver = ThreadedResolver()
         found = await self._resolver.resolve(host, port, family)
         if host.lower() in self._allowed:
             return found
@@ -73,7 +75,8 @@ class OutsideOnly(AbstractResolver):
 
     async def close(self) -> None:
         """Let go of what looks names up."""
-        await self._resolver.close()
+        if self._resolver is not None:
+            await self._resolver.close()
 
 
 class WebhookActivities:

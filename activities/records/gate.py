@@ -96,6 +96,7 @@ class Gate:
         self._lives: dict[str, Life] = {}
         self._read_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
+        self._next: asyncio.Task[None] | None = None
 
     async def lives(self) -> dict[str, Life]:
         """Give the lives of all journeys that were ever started, by name, no older than a second.
@@ -123,8 +124,18 @@ class Gate:
         return found
 
     async def renew(self) -> None:
-        """Read the lives now, whatever the copy's age."""
-        await self._read()
+        """Read the lives anew, whatever the copy's age: by a query that begins after this was asked, one for all."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._read_next())
+            self._next.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.shield(self._next)
+
+    async def _read_next(self) -> None:
+        if self._reading is not None and not self._reading.done():
+            await asyncio.wait([self._reading])
+        self._next = None
+        self._reading = asyncio.create_task(self._read())
+        await asyncio.shield(self._reading)
 
     async def _read(self) -> None:
         asked = time.monotonic()
@@ -251,6 +262,40 @@ class Gate:
             return epoch
 
         return await self._database.write(work)
+
+    async def revise(
+        self, journey: str, version: int, digest: str, inside: Inside, mapping: dict[str, str], at: datetime
+    ) -> None:
+        """Have another version take over: it admits from now on, and those inside follow as was picked.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be written. Temporal retries.
+        """
+
+        def work(connection: Connection) -> None:
+            query = select(journeys).where(journeys.c.journey == journey).with_for_update()
+            row = connection.execute(query).one()
+            if row.version >= version:  # asked again
+                return
+            epoch = int(row.epoch) + 1
+            connection.execute(
+                update(journeys)
+                .where(journeys.c.journey == journey)
+                .values(version=version, digest=digest, epoch=epoch, changed_at=instant(at))
+            )
+            connection.execute(
+                revisions.insert().values(
+                    journey=journey,
+                    epoch=epoch,
+                    version=version,
+                    digest=digest,
+                    inside=inside,
+                    mapping=json.dumps(mapping),
+                    at=instant(at),
+                )
+            )
+
+        await self._database.write(work)
 
     def held_by(self, journey: str, epoch: int, limit: int = 500) -> list[tuple[str, int, str, str]]:
         """List visits that a pause held and nobody signalled yet: passage, step, user id and key. Blocking."""

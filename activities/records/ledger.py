@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, delete, func, select, update
 
 from activities.records.admissions import Admissions
-from activities.records.rows import instant, journeys, moves, passages, steps, waits
+from activities.records.rows import hits, instant, journeys, moves, passages, revisions, steps, waits
 from workflows.contracts import Leave, Outcome, Versions, Visit
 
 
@@ -167,7 +167,9 @@ class Ledger(Admissions):
 
         return await self.database.write(work)
 
-    async def move(self, visit: Visit, version: int, element: str, leave: Leave | None) -> Outcome | None:
+    async def move(
+        self, visit: Visit, version: int, element: str, leave: Leave | None, *, keeps: bool
+    ) -> Outcome | None:
         """Hand a passage over to another version, at the element that a visit is about or the one in its place.
 
         Args:
@@ -175,6 +177,7 @@ class Ledger(Admissions):
             version: The version that the user goes on in.
             element: Where, in that version.
             leave: How the user leaves, where that is an exit.
+            keeps: Whether the element is the same in both versions: what was waited for, and came, stays.
 
         Returns:
             What is written down for the visit already, or how the user left; None when he goes on in the other version.
@@ -203,7 +206,10 @@ class Ledger(Admissions):
                     "at": instant(visit.now),
                 }
                 connection.execute(self.database.insert(moves).values(row).on_conflict_do_nothing())
-                connection.execute(update(waits).where(waits.c.passage == visit.passage).values(open=0))
+                for table in (waits, hits) if not keeps else ():
+                    connection.execute(
+                        delete(table).where(table.c.passage == visit.passage, table.c.step == visit.step)
+                    )
             if leave is not None:
                 self._close(connection, visit.passage, leave, instant(visit.now))
                 return Outcome(left=leave)
@@ -248,7 +254,13 @@ class Ledger(Admissions):
         }
         statement = self.database.insert(journeys).values(journey=journey, **values)
         statement = statement.on_conflict_do_update(index_elements=["journey"], set_=values)
-        await self.database.write(lambda connection: connection.execute(statement))
+
+        def work(connection: Connection) -> None:
+            connection.execute(statement)
+            # Whoever is inside from an earlier start finishes the version he is in.
+            connection.execute(delete(revisions).where(revisions.c.journey == journey))
+
+        await self.database.write(work)
 
     async def finish_journey(self, journey: str, launch: str, at: datetime) -> None:
         """Write down that a start of a journey is over."""
@@ -261,6 +273,31 @@ class Ledger(Admissions):
             )
 
         await self.database.write(work)
+
+    async def archive(self, journey: str, version: int, digest: str, at: datetime, *, undo: bool = False) -> str:
+        """Put a journey away that does not run, or take it out again.
+
+        Returns:
+            The state that it is in now; unchanged when it runs.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be written.
+        """
+
+        def work(connection: Connection) -> str:
+            row = connection.execute(select(journeys).where(journeys.c.journey == journey)).first()
+            state = "draft" if row is None else str(row.state)
+            if state in ("running", "paused") or (undo and state != "archived"):
+                return state
+            wanted = "finished" if undo else "archived"
+            values = {"state": wanted, "changed_at": instant(at)}
+            made = self.database.insert(journeys).values(
+                journey=journey, version=version, digest=digest, launch="", epoch=0, **values
+            )
+            connection.execute(made.on_conflict_do_update(index_elements=["journey"], set_=values))
+            return wanted
+
+        return await self.database.write(work)
 
     def life(self, journey: str) -> Row[Any] | None:
         """Give a journey's row: version, digest, state, launch, changed_at; None when it never ran."""

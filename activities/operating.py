@@ -1,0 +1,319 @@
+"""What operators do with a running journey: pause, resume, finish, revise, take a user out.
+
+Each is committed to the ledger first, which every activity asks, and only then told to the runs that wait: a run that
+is not told learns of it when it next asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities.documents.saving import save_definition
+from activities.faults import as_failures
+from activities.life import opened_journey
+from activities.records.catalogue import SavedJourney
+from activities.records.statistics import Inside, everybody_inside
+from activities.stores import Stores
+from workflows.contracts import (
+    FinishRequest,
+    Leave,
+    LifeReport,
+    LifeRequest,
+    RemoveRequest,
+    ResumeRequest,
+    Revised,
+    ReviseRequest,
+    State,
+    user_workflow_id,
+)
+from workflows.documents import TimeDelay, WaitForTrigger
+from workflows.errors import DefinitionError, Fault, RefusedError
+from workflows.graph import says_the_same
+from workflows.scalars import nearest, quoted
+
+SIGNALS_AT_ONCE = 50
+"""Signals under way at one moment."""
+PAGE = 500
+
+WAITING = (TimeDelay, WaitForTrigger)
+"""Elements at which users stay: only these runs have to be told of a change; others ask soon."""
+
+
+class OperatingActivities:
+    """Takes the turns of a journey's life.
+
+    Args:
+        stores: Tables, catalogue and ledger.
+    """
+
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
+
+    @activity.defn(name="pause-journey")
+    @as_failures
+    async def pause_journey(self, request: LifeRequest) -> LifeReport:
+        """Commit a pause. Three seconds later nothing is sent any more.
+
+        Args:
+            request: Which journey.
+
+        Returns:
+            Where the journey stands.
+
+        Raises:
+            ApplicationError: The ledger cannot be reached. Temporal retries.
+        """
+        await self._stores.gate.pause(request.journey, request.now)
+        return await self._report(request, "paused")
+
+    @activity.defn(name="resume-journey")
+    @as_failures
+    async def resume_journey(self, request: LifeRequest) -> LifeReport:
+        """Commit a resumption, and wake the runs that the pause held, a page at a time.
+
+        Args:
+            request: Which journey, and what becomes of what fell due.
+
+        Returns:
+            Where the journey stands, and how many runs were woken.
+
+        Raises:
+            ApplicationError: The ledger or the server cannot be reached. Temporal retries, and goes on behind those
+                who were woken.
+        """
+        woken = await self._resume(request, request.resume or ResumeRequest())
+        return await self._report(request, "running", signalled=woken)
+
+    @activity.defn(name="finish-journey")
+    @as_failures
+    async def finish_journey(self, request: LifeRequest) -> LifeReport:
+        """Let nobody enter any more; end those inside where asked.
+
+        Args:
+            request: Which journey, and what becomes of those inside.
+
+        Returns:
+            Where the journey stands, and how many passages were ended.
+
+        Raises:
+            ApplicationError: The ledger or the server cannot be reached. Temporal retries.
+        """
+        stores, told = self._stores, 0
+        life = await asyncio.to_thread(stores.ledger.life, request.journey)
+        if life is not None and life.state == "paused":
+            # Those whom the pause held go on to their ends, or leave below.
+            told += await self._resume(request, ResumeRequest())
+        await stores.ledger.finish_journey(request.journey, request.launch, request.now)
+        if (request.finish or FinishRequest()).inside == "end":
+            inside = await asyncio.to_thread(everybody_inside, stores.ledger.database, request.journey)
+            told += await self._end(request, inside, "finished")
+        return await self._report(request, "finished", signalled=told)
+
+    @activity.defn(name="take-out")
+    @as_failures
+    async def take_out(self, request: LifeRequest) -> LifeReport:
+        """Take a user out of the journey, in all his runs or in the one of a key.
+
+        Args:
+            request: Which journey, who, and the reason.
+
+        Returns:
+            Where the journey stands, and how many passages were ended.
+
+        Raises:
+            ApplicationError: Nobody of that name is inside, which Temporal does not retry; or the ledger or the server
+                cannot be reached, which it does.
+        """
+        given = request.take_out
+        if given is None:
+            raise RefusedError("nobody is named: give {user_id: ...}")
+        everybody = await asyncio.to_thread(everybody_inside, self._stores.ledger.database, request.journey)
+        meant = [one for one in everybody if one.user_id == given.user_id and given.key in (None, one.key)]
+        if not meant and activity.info().attempt == 1:
+            key = f" with the key {given.key!r}" if given.key is not None else ""
+            raise RefusedError(f"the user {given.user_id!r}{key} is not inside {request.journey!r}", code="not-inside")
+        ended = await self._end(request, meant, given.reason)
+        return await self._report(request, None, signalled=ended)
+
+    @activity.defn(name="revise-journey")
+    @as_failures
+    async def revise_journey(self, request: LifeRequest) -> Revised:
+        """Have another version take over.
+
+        Args:
+            request: Which journey, which version, and what becomes of those inside.
+
+        Returns:
+            The version that runs now, and how many were inside, by element.
+
+        Raises:
+            ApplicationError: The version is wrong or unknown, or leaves somebody inside without a place, which Temporal
+                does not retry; or a store cannot be reached, which it does.
+        """
+        stores, revise = self._stores, request.revise or ReviseRequest()
+        if revise.definition is not None:
+            found = await asyncio.to_thread(save_definition, stores, revise.definition, request.now)
+        else:
+            found = await asyncio.to_thread(stores.catalogue.find, "journey", request.journey, revise.version)
+        if found.name != request.journey:
+            raise RefusedError(f"the definition is of {found.name!r}, and {request.journey!r} is running")
+        saved = stores.catalogue.journey(found.digest)
+        everybody = await asyncio.to_thread(everybody_inside, stores.ledger.database, request.journey)
+        earlier = [one for one in everybody if one.version < found.version]
+        places = await asyncio.to_thread(self._places, request.journey, earlier)
+        report = LifeReport(
+            journey=request.journey,
+            version=found.version,
+            state="running",
+            inside=len(everybody),
+            elements=dict(sorted(Counter(places.values()).items())),
+        )
+        life = await asyncio.to_thread(stores.ledger.life, request.journey)
+        if life is not None and life.state == "paused":
+            report = report.model_copy(update={"state": "paused"})
+        running = life.version if life is not None else 0
+        if found.version < running:
+            raise RefusedError(
+                f"version {found.version} is older than version {running}, which is running: save what it says as a "
+                "new version, with: journeys save FILE",
+                code="older-version",
+            )
+        if found.version > running:
+            if revise.inside == "move":
+                require_places(saved, set(places.values()), revise.mapping)
+            await stores.gate.revise(
+                request.journey, found.version, found.digest, revise.inside, revise.mapping, request.now
+            )
+        told = 0
+        if revise.inside == "end":
+            told = await self._end(request, earlier, "revised")
+        elif revise.inside == "move":
+            told = await self._tell_those_who_wait(request.journey, saved, earlier, places, revise.mapping)
+        opened = opened_journey(found, saved.document)
+        return Revised(opened=opened, report=report.model_copy(update={"signalled": told}))
+
+    def _places(self, journey: str, inside: list[Inside]) -> dict[str, str]:
+        """Name the element at which each passage is."""
+        catalogue = self._stores.catalogue
+        versions = {
+            version: catalogue.journey(catalogue.find("journey", journey, version).digest)
+            for version in {one.version for one in inside}
+        }
+        return {one.passage: one.whereabouts.element_in(versions[one.version]) for one in inside}
+
+    async def _tell_those_who_wait(
+        self, journey: str, saved: SavedJourney, inside: list[Inside], places: dict[str, str], mapping: dict[str, str]
+    ) -> int:
+        """Wake the runs that wait at an element which has changed: the others learn of it when they next ask."""
+        catalogue = self._stores.catalogue
+        changed: list[tuple[str, str]] = []
+        for one in inside:
+            found = await asyncio.to_thread(catalogue.find, "journey", journey, one.version)
+            before = catalogue.journey(found.digest).document.elements[places[one.passage]]
+            name = mapping.get(places[one.passage], places[one.passage])
+            after = saved.document.elements.get(name)
+            if isinstance(before, WAITING) and (after is None or not says_the_same(before, after)):
+                changed.append((one.user_id, one.key))
+        for begin in range(0, len(changed), PAGE):
+            await signal_runs(activity.client(), journey, changed[begin : begin + PAGE], "resumed")
+            activity.heartbeat(begin)
+        return len(changed)
+
+    async def _resume(self, request: LifeRequest, resume: ResumeRequest) -> int:
+        """Commit a resumption, and wake those whom the pause held."""
+        gate, woken = self._stores.gate, 0
+        epoch = await gate.resume(request.journey, resume.due, request.now)
+        while page := await asyncio.to_thread(gate.held_by, request.journey, epoch, PAGE):
+            who = [(user, key) for _, _, user, key in page]
+            await signal_runs(activity.client(), request.journey, who, "resumed")
+            await gate.signalled([(passage, step) for passage, step, _, _ in page])
+            woken += len(page)
+            activity.heartbeat(woken)
+        return woken
+
+    async def _end(self, request: LifeRequest, inside: list[Inside], reason: str) -> int:
+        """Close passages, and tell their runs."""
+        for begin in range(0, len(inside), PAGE):
+            page = inside[begin : begin + PAGE]
+            left = Leave(exit="", reason=reason)
+            await self._stores.ledger.close({one.passage: left for one in page}, request.now)
+            who = [(one.user_id, one.key) for one in page]
+            await signal_runs(activity.client(), request.journey, who, "remove", RemoveRequest(reason=reason))
+            activity.heartbeat(begin)
+        return len(inside)
+
+    async def _report(self, request: LifeRequest, state: State | None, *, signalled: int = 0) -> LifeReport:
+        inside = await asyncio.to_thread(self._stores.ledger.inside, request.journey)
+        if state is None:
+            life = await asyncio.to_thread(self._stores.ledger.life, request.journey)
+            state = life.state if life is not None else "draft"
+        return LifeReport(
+            journey=request.journey, version=request.version, state=state, inside=inside, signalled=signalled
+        )
+
+
+def require_places(saved: SavedJourney, occupied: set[str], mapping: dict[str, str]) -> None:
+    """Refuse a revision that would leave somebody inside without a place.
+
+    Args:
+        saved: The version that takes over.
+        occupied: The elements at which users are.
+        mapping: Old element to new one.
+
+    Raises:
+        DefinitionError: With a fault for each element that has no place, or is mapped to none.
+    """
+    known = list(saved.routes)
+    faults = []
+    for old in sorted(occupied | set(mapping)):
+        new = mapping.get(old, old)
+        if new not in saved.routes:
+            near = nearest(new, known)
+            faults.append(
+                Fault(
+                    code="no-place",
+                    path=old,
+                    message=f"users are at {old!r}, and the new version has no element {new!r}"
+                    if old in occupied
+                    else f"{old!r} is mapped to {new!r}, which the new version does not have",
+                    hint=f"map it, with --map {old}={near[0] if near else known[0]}; elements are: {quoted(known)}",
+                )
+            )
+    if faults:
+        raise DefinitionError(faults)
+
+
+async def signal_runs(
+    client: Client, journey: str, who: Iterable[tuple[str, str]], signal: str, argument: Any = None
+) -> None:
+    """Signal the runs of some users; a run that is over already needs no telling.
+
+    Args:
+        client: Reaches the server.
+        journey: The journey.
+        who: User id and key of each.
+        signal: The signal's name.
+        argument: What it carries; null for nothing.
+
+    Raises:
+        RPCError: The server cannot be reached.
+    """
+    slots = asyncio.Semaphore(SIGNALS_AT_ONCE)
+
+    async def tell(user_id: str, key: str) -> None:
+        handle = client.get_workflow_handle(user_workflow_id(journey, user_id, key))
+        try:
+            async with slots:
+                await handle.signal(signal, *([argument] if argument is not None else []))
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+
+    await asyncio.gather(*(tell(user_id, key) for user_id, key in who))

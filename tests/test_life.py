@@ -1,0 +1,217 @@
+"""A journey's life: paused, resumed, revised, finished, and nobody lost; the numbers add up over all versions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from activities.life import stats_of
+from activities.records.reports import list_pushes
+from tests.house import House, events_of
+from workers.engine import JourneyFailed
+from workers.operating import Operator
+from workflows.contracts import FinishRequest, ResumeRequest, ReviseRequest, Stats, TakeOutRequest
+from workflows.errors import JourneyError
+
+DAY = timedelta(days=1)
+
+SLOW = """\
+journey: slow
+entries:
+  start: {kind: audience-entry, audience: {segment: paying}, next: wait}
+elements:
+  wait: {kind: time-delay, duration: 30d, next: promo}
+  promo: {kind: push, message: {title: First, body: b}, next: rest}
+  rest: {kind: time-delay, duration: 10d, next: done}
+  done: {kind: exit}
+"""
+"""u1, u2, u4 and u6 enter and wait for 30 days."""
+
+PAYING = ("u1", "u2", "u4", "u6")
+
+
+async def until(check: Callable[[], bool], seconds: float = 20) -> None:
+    async with asyncio.timeout(seconds):
+        while not check():
+            await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def running(house: House, text: str = SLOW, journey: str = "slow") -> AsyncIterator[tuple[Client, Operator]]:
+    """Have a journey running with its whole audience inside, each at rest."""
+    house.save(text)
+    async with house.serving() as client:
+        await house.engine.start(journey, client=client)
+        for user in PAYING:
+            await at_rest(house, client, user, journey)
+        yield client, Operator(client, journey)
+
+
+async def at_rest(house: House, client: Client, user: str, journey: str = "slow") -> None:
+    """Return when a user's run waits for a time."""
+    handle = client.get_workflow_handle(f"journey/{journey}/user/{user}")
+    async with asyncio.timeout(20):
+        while True:
+            with suppress(RPCError):  # not started yet
+                details = await handle.describe()
+                if details.raw_description.workflow_execution_info.history_length >= 6:
+                    return
+            await asyncio.sleep(0.05)
+
+
+def numbers(house: House, version: int = 0, journey: str = "slow") -> Stats:
+    """Count, and hold the count to the laws."""
+    stats = stats_of(house.stores, journey, version)
+    assert stats.audience == stats.entered + sum(stats.refused.values())
+    assert stats.entered + stats.moved_in == stats.inside + sum(stats.exited.values()) + stats.moved_out
+    for element in stats.elements.values():
+        assert element.arrived == element.inside + sum(element.branches.values()) + sum(element.left.values())
+        assert element.inside >= 0
+    assert sum(element.inside for element in stats.elements.values()) == stats.inside
+    return stats
+
+
+def titles(house: House) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for push in list_pushes(house.stores.ledger.database, journey="slow").pushes:
+        found.setdefault(push.user_id, []).append(push.title)
+    return found
+
+
+async def test_a_pause_freezes_and_resuming_lets_go(house: House) -> None:
+    """What falls due in a pause is not sent; resumed, it goes out at once, and who met no pause is not woken."""
+    async with running(house) as (client, operator):
+        report = await operator.pause()
+        assert (report.state, report.inside) == ("paused", 4)
+        await house.pass_time(client, "slow", "u1", 31 * DAY)
+        await until(lambda: bool(house.stores.gate.held_by("slow", 1)))
+        assert [user for _, _, user, _ in house.stores.gate.held_by("slow", 1)] == ["u1"]
+        await asyncio.sleep(0.5)
+        assert (titles(house), numbers(house).inside, numbers(house).state) == ({}, 4, "paused")
+        resumed = await operator.resume(ResumeRequest())
+        assert (resumed.state, resumed.signalled) == ("running", 1)
+        await until(lambda: "u1" in titles(house))
+        assert titles(house) == {"u1": ["First", "First"]}
+        assert numbers(house).elements["wait"].inside == 3
+
+
+async def test_resuming_may_skip_what_fell_due(house: House) -> None:
+    """With `skip` a push that was held is not sent, says so, and the user goes on."""
+    async with running(house) as (client, operator):
+        await operator.pause()
+        await house.pass_time(client, "slow", "u1", 31 * DAY)
+        await until(lambda: bool(house.stores.gate.held_by("slow", 1)))
+        await operator.resume(ResumeRequest(due="skip"))
+        await until(lambda: numbers(house).elements["rest"].inside == 1)
+        assert titles(house) == {}
+        assert numbers(house).elements["promo"].users == {"skipped: paused": 1}
+
+
+async def test_a_shift_lasts_as_long_as_the_pause(house: House) -> None:
+    """With `shift` what fell due in a pause is due as much later as the pause lasted."""
+    async with running(house) as (client, operator):
+        await operator.pause()
+        await house.pass_time(client, "slow", "u1", 30 * DAY)
+        await until(lambda: bool(house.stores.gate.held_by("slow", 1)))
+        await asyncio.sleep(1)
+        await operator.resume(ResumeRequest(due="shift"))
+        await until(lambda: "u1" in titles(house))
+        await until(lambda: numbers(house).elements["rest"].inside == 1)
+        timers = (await events_of(client, "journey/slow/user/u1")).count("timer_started")
+        assert timers == 3, "the delay, what the pause put off, and the rest"
+
+
+async def test_moves_that_make_no_sense_are_refused(house: House) -> None:
+    """Each move that the state does not allow is refused with the reason, and changes nothing."""
+    async with running(house) as (_, operator):
+        with pytest.raises(JourneyFailed, match="not paused"):
+            await operator.resume(ResumeRequest())
+        await operator.pause()
+        with pytest.raises(JourneyFailed, match="paused already"):
+            await operator.pause()
+        with pytest.raises(JourneyFailed, match="not inside"):
+            await operator.remove(TakeOutRequest(user_id="u5"))
+        await operator.finish(FinishRequest())
+        for refused in (operator.pause(), operator.finish(FinishRequest()), operator.revise(ReviseRequest())):
+            with pytest.raises(JourneyFailed, match="finished"):
+                await refused
+        with pytest.raises(JourneyError, match="does not run"):
+            await Operator(operator._client, "hello").pause()
+        assert numbers(house).inside == 4
+
+
+async def test_finishing_with_an_end(house: House) -> None:
+    """Those inside leave with the reason `finished`, their runs complete, and so does the journey."""
+    async with running(house) as (client, operator):
+        report = await operator.finish(FinishRequest(inside="end"))
+        assert (report.state, report.inside, report.signalled) == ("finished", 0, 4)
+        stats: Any = await asyncio.wait_for(client.get_workflow_handle("journey/slow").result(), 20)
+        assert (stats["exited"], stats["elements"]["wait"]["left"]) == ({"finished": 4}, {"finished": 4})
+        for user in PAYING:
+            result = await asyncio.wait_for(client.get_workflow_handle(f"journey/slow/user/{user}").result(), 20)
+            assert result["reason"] == "finished"
+        numbers(house)
+
+
+async def test_one_user_is_taken_out(house: House) -> None:
+    """A user who is removed leaves where he is, at once; nobody else does."""
+    async with running(house) as (client, operator):
+        await operator.remove(TakeOutRequest(user_id="u2", reason="asked to"))
+        result = await asyncio.wait_for(client.get_workflow_handle("journey/slow/user/u2").result(), 20)
+        assert result["reason"] == "asked to"
+        assert (numbers(house).exited, numbers(house).inside) == ({"asked to": 1}, 3)
+
+
+async def test_revising_moves_those_inside(house: House) -> None:
+    """Those inside go on in the new version: a wait that is unchanged ends when it would have, with the new texts."""
+    async with running(house) as (client, operator):
+        await house.pass_time(client, "slow", "u1", 10 * DAY)
+        house.save(SLOW.replace("First", "Second"))
+        report = await operator.revise(ReviseRequest(inside="move"))
+        assert (report.version, report.elements, report.signalled) == (2, {"wait": 4}, 0)
+        await house.pass_time(client, "slow", "u1", 21 * DAY)
+        await until(lambda: "u1" in titles(house))
+        assert titles(house) == {"u1": ["Second", "Second"]}
+        before, after = numbers(house, 1), numbers(house, 2)
+        assert (before.entered, before.inside, before.moved_out) == (4, 3, 1)
+        assert (after.entered, after.inside, after.moved_in) == (0, 1, 1)
+
+
+async def test_an_element_that_was_removed_needs_a_mapping(house: House) -> None:
+    """A revision that leaves users without a place is refused; with a mapping they go on at the other element."""
+    later = SLOW.replace("  wait: {kind: time-delay, duration: 30d, next: promo}\n", "").replace(
+        "next: wait", "next: promo"
+    )
+    async with running(house) as (_, operator):
+        house.save(later)
+        with pytest.raises(JourneyFailed, match="users are at 'wait'"):
+            await operator.revise(ReviseRequest(inside="move"))
+        assert stats_of(house.stores, "slow").version == 1
+        report = await operator.revise(ReviseRequest(inside="move", mapping={"wait": "promo"}))
+        assert report.signalled == 4
+        await until(lambda: len(titles(house)) == 3)
+        await until(lambda: numbers(house, 2).elements["rest"].inside == 4)
+        assert (numbers(house, 1).inside, numbers(house, 2).moved_in) == (0, 4)
+        assert numbers(house, 1).elements["wait"].left == {"moved": 4}
+
+
+async def test_revising_may_keep_or_end(house: House) -> None:
+    """With `keep` those inside finish their version; with `end` they leave with the reason `revised`."""
+    async with running(house) as (client, operator):
+        house.save(SLOW.replace("First", "Second"))
+        await operator.revise(ReviseRequest(inside="keep"))
+        await house.pass_time(client, "slow", "u1", 31 * DAY)
+        await until(lambda: "u1" in titles(house))
+        assert titles(house) == {"u1": ["First", "First"]}
+        house.save(SLOW.replace("First", "Third"))
+        report = await operator.revise(ReviseRequest(inside="end"))
+        assert report.signalled == 4
+        await until(lambda: numbers(house, 1).inside == 0)
+        assert numbers(house, 1).exited == {"revised": 4}
