@@ -16,36 +16,37 @@ from sqlalchemy import func, select, update
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from activities.push.delivery import DeliveryRules, PushActivities
+from activities.elements.split_test import place_of
+from activities.push.delivery import DeliveryRules
 from activities.push.provider import Answer, Verdict
 from activities.push.rates import KeepOff, Rates
 from activities.records.rows import instant, pushes
 from scripts.cli import run
 from tests.house import House
+from workers.plugin import activities_of
 from workers.providers import delivery_rules
 from workers.settings import load_settings
-from workflows.contracts import Visit
+from workflows.contracts import PUSH_QUEUE, Visit
 
 TEN = datetime(2026, 3, 2, 10, tzinfo=UTC)
 DEVICES = "device_id,user_id,platform,provider,token,opt_in\nr2,u2,ios,relay,t2,true\n"
 
 
-@given(seconds=st.floats(-3_600, 3_600), passage=st.text(max_size=40))
-def test_nobody_is_sent_to_around_a_quarter_hour(seconds: float, passage: str) -> None:
+@given(seconds=st.floats(-3_600, 3_600), place=st.floats(0, 1, exclude_max=True))
+def test_nobody_is_sent_to_around_a_quarter_hour(seconds: float, place: float) -> None:
     """Within 2 minutes of a quarter hour a push waits for their end and a minute more at most; else not at all."""
     now = TEN + timedelta(seconds=seconds)
-    wait = KeepOff().wait(now, passage)
+    wait = KeepOff().wait(now, place)
     to_quarter = min(seconds % 900, -seconds % 900)
     assert (wait > 0) == (to_quarter < 120) or to_quarter == 120
     if wait:
         after = (now + timedelta(seconds=wait) - TEN).total_seconds() % 900
         assert 120 - 1e-3 <= after <= 180 + 1e-3
-        assert wait == KeepOff().wait(now, passage)
 
 
 def test_those_who_waited_come_back_on_a_ramp() -> None:
     """Of a launch at ten sharp each quarter of the first minute brings more than the one before: 1, 3, 5, 7 of 16."""
-    waits = [KeepOff().wait(TEN, f"passage-{number}") for number in range(16_000)]
+    waits = [KeepOff().wait(TEN, place_of(f"passage-{number}", "ramp")) for number in range(16_000)]
     quarters = Counter(int((wait - 120) // 15) for wait in waits)
     for quarter, share in enumerate((1, 3, 5, 7)):
         assert abs(quarters[quarter] - share * 1_000) < 150, quarters
@@ -93,8 +94,8 @@ class Sending:
         )
         environment = ActivityEnvironment()
         environment.info = replace(environment.info, scheduled_time=datetime.now(UTC))
-        activities = PushActivities(self.house.stores, {"relay": self.relay}, rules)
-        return str((await environment.run(activities.push, visit)).because)
+        (push, *_) = activities_of(self.house.stores, {"relay": self.relay}, rules)[PUSH_QUEUE]
+        return str((await environment.run(push, visit)).because)
 
 
 JOURNEY = """\
@@ -114,14 +115,18 @@ async def test_a_push_of_the_quarter_hour_waits_and_claims_nothing(house: House)
     """Held, a marketing push leaves no row and no message; what is transactional, short-lived or the outbox's goes."""
     house.load("devices", DEVICES)
     now = datetime.now(UTC)
-    # The only one of its kind in this century: 20 s ago to 40 s from now, and nobody comes later than that.
-    around = KeepOff(timedelta(seconds=now.timestamp() + 10), timedelta(seconds=30), timedelta(0))
+    # The only one of its kind in this century: 20 s ago to 40 s from now, and a long ramp after it.
+    around = KeepOff(timedelta(seconds=now.timestamp() + 10), timedelta(seconds=30), timedelta(seconds=900))
     rules = DeliveryRules(keep_off=around)
     sending = Sending(house, Relay())
     with pytest.raises(ApplicationError) as held:
         await sending.push("u2", rules, "marketing")
     assert (held.value.type, held.value.non_retryable, sending.relay.taken) == ("PushHeld", False, [])
-    assert timedelta(0) < (held.value.next_retry_delay or timedelta(0)) <= timedelta(seconds=40)
+    with pytest.raises(ApplicationError) as again:
+        await sending.push("u2", rules, "marketing")
+    ends = [now + (one.value.next_retry_delay or timedelta(0)) for one in (held, again)]
+    assert abs(ends[1] - ends[0]) < timedelta(seconds=5), "the same place in the ramp on every try"
+    assert timedelta(0) < (held.value.next_retry_delay or timedelta(0)) <= timedelta(seconds=940)
     query = select(func.count()).select_from(pushes)
     assert house.stores.ledger.database.read(lambda connection: connection.execute(query).scalar()) == 0
     assert await sending.push("u2", rules, "transactional") == "1 device: 1 accepted"

@@ -209,7 +209,7 @@ class PushActivities:
         """Have a marketing push wait for a minute that is not everybody's, unless it would come too late by that."""
         if self._rules.keep_off is None or element.purpose == "transactional" or not providers:
             return
-        wait = self._rules.keep_off.wait(datetime.now(UTC), visit.passage)
+        wait = self._rules.keep_off.wait(datetime.now(UTC), place_of(visit.passage, "ramp"))
         if 0 < wait < self._seconds_left(element):
             raise as_application_error(
                 PushHeld(f"the push keeps off the quarter hour, when everybody sends: it waits {wait:.0f} s"),

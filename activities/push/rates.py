@@ -10,7 +10,6 @@ page: avoid the 2 minutes around :00, :15, :30 and :45).
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
 import time
 from collections import defaultdict
@@ -61,22 +60,20 @@ class KeepOff:
     margin: timedelta = timedelta(minutes=2)
     ramp: timedelta = timedelta(seconds=RAMP_SECONDS)
 
-    def wait(self, now: datetime, passage: str) -> float:
+    def wait(self, now: datetime, place: float) -> float:
         """Tell how long a push waits.
 
         Args:
             now: The instant at which it could go.
-            passage: Whose it is: decides the place in the ramp, the same on every try.
+            place: From 0 to 1, its place in the ramp: the same on every try, and evenly spread over many pushes.
 
         Returns:
-            Seconds; 0 outside these minutes. Over many passages the ends of these waits grow denser evenly for as
-            long as the ramp lasts.
+            Seconds; 0 outside these minutes. The ends of many waits grow denser evenly for as long as the ramp lasts.
         """
         every, margin = self.every.total_seconds(), self.margin.total_seconds()
         since = (now.timestamp() + margin) % every
         if since >= 2 * margin:
             return 0.0
-        place = int.from_bytes(hashlib.sha256(f"ramp/{passage}".encode()).digest()[:8]) / 2**64
         return 2 * margin - since + self.ramp.total_seconds() * math.sqrt(place)
 
 
