@@ -1,4 +1,7 @@
-"""Upkeep of the audience tables: what the ledger still needs is found, and everything else may be tidied away."""
+"""Upkeep of the audience tables: what the ledger still needs is found, and everything else may be tidied away.
+
+What providers said of addresses moves from the ledger into the table of devices meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,17 @@ import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 
+import polars as pl
 from sqlalchemy import Connection, and_, or_, select
 from temporalio import activity
 
 from activities.faults import as_failures
+from activities.push.devices import MARKED, SINCE, mark_dead
 from activities.records.database import Database
 from activities.records.rows import enrolments, journeys, passages, steps
 from activities.stores import Stores
 from activities.tables.delta import TABLES
+from activities.tables.stored import DEAD_ADDRESS, DEAD_SINCE
 from activities.tables.tidying import tidy
 from workflows.conditions import duration
 from workflows.errors import RefusedError
@@ -98,12 +104,50 @@ def tidy_tables(stores: Stores, given: UpkeepInput) -> UpkeepReport:
     """
     retain = retention(given.retain)
     now = datetime.now(UTC)
+    buried = bury_dead_addresses(stores, dry_run=given.dry_run)
     needed = needed_versions(stores.ledger.database)
     tidied = [
         tidy(stores.tables, name, retain=retain, needed=needed.get(name, set()), now=now, dry_run=given.dry_run)
         for name in TABLES
     ]
-    return UpkeepReport(tables=[one for one in tidied if one is not None])
+    return UpkeepReport(tables=[one for one in tidied if one is not None], dead_devices=buried)
+
+
+def bury_dead_addresses(stores: Stores, *, dry_run: bool = False) -> int:
+    """Write the addresses that providers called dead into the table of devices. Blocking.
+
+    The ledger forgets them one upkeep later, so that whoever still reads the version before finds them there; with them
+    go those that are dead no more, since the device was seen again or has another address.
+
+    Args:
+        stores: Tables and ledger.
+        dry_run: Change nothing, and tell what would be written.
+
+    Returns:
+        How many devices were written.
+
+    Raises:
+        StoreUnavailable: A store cannot be reached. Asking again does what is missing.
+    """
+    dead = stores.claims.all_dead()
+
+    def unwritten(devices: pl.LazyFrame) -> pl.DataFrame:
+        marked = mark_dead(devices, stores.profiles.default_provider, dead)
+        if DEAD_ADDRESS in devices.collect_schema().names():
+            same = (pl.col(DEAD_ADDRESS) == pl.col(MARKED)) & (pl.col(DEAD_SINCE) == pl.col(SINCE))
+            marked = marked.filter(~same.fill_null(False))
+        return stores.tables.collect(
+            marked.select("device_id", pl.col(MARKED).alias(DEAD_ADDRESS), pl.col(SINCE).alias(DEAD_SINCE))
+        )
+
+    if not dead:
+        return 0
+    if dry_run:
+        return unwritten(stores.tables.scan("devices")).height
+    waiting = {(device, at) for device, at, _ in unwritten(stores.tables.scan("devices")).iter_rows()}
+    written = stores.tables.update("devices", unwritten, "device_id").updated
+    stores.claims.forget_dead(one for one in dead if (one[0], f"{one[1]}:{one[2]}") not in waiting)
+    return written
 
 
 def needed_versions(database: Database) -> dict[str, set[int]]:

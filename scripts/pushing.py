@@ -74,16 +74,21 @@ def _show(found: PushPreview) -> None:
 @push.command()
 @json_option
 def rates() -> None:
-    """List each provider's rate and its last minute."""
+    """List each provider's limit, and its messages per minute in the last ten."""
     with Engine.open() as engine:
         found = engine.stores.rates.current()
     if wants_json():
         print_json({"rates": [one.model_dump(mode="json") for one in found]})
     else:
         print_table(
-            ("provider", "at most a second", "in the last minute"),
+            ("provider", "at most a second", "last 60 s", "messages per minute, the newest first"),
             [
-                (one.provider, "no limit" if one.per_second is None else one.per_second, one.last_minute)
+                (
+                    one.provider,
+                    "no limit" if one.per_second is None else one.per_second,
+                    one.last_minute,
+                    " ".join(str(minute.messages) for minute in one.minutes),
+                )
                 for one in found
             ],
         )

@@ -52,7 +52,8 @@ SHORTEST = timedelta(minutes=1)
 def upkeep(retain: str, dry_run: bool, every: str | None) -> None:
     """Compact the audience tables.
 
-    Small files become large ones, and old files are removed that no version still needs. No row changes.
+    Small files become large ones, and old files are removed that no version still needs. Devices whose address a
+    provider called dead are marked; no other row changes.
     """
     retention(retain)
     given = UpkeepInput(retain=retain, dry_run=dry_run)
@@ -73,6 +74,8 @@ def upkeep(retain: str, dry_run: bool, every: str | None) -> None:
         [column.replace("_", " ") for column in columns],
         [[getattr(one, column) for column in columns] for one in report.tables],
     )
+    if report.dead_devices:
+        people().print(f"dead addresses written into the table of devices: {report.dead_devices}")
 
 
 async def _schedule(given: UpkeepInput, every: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -25,14 +25,17 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 
+from activities.push.provider import Answer, Notification, Provider, Target
 from activities.stores import Stores
 from tests.house import House, open_house
 from workers.connecting import create_search_attributes
 from workers.plugin import JourneysPlugin, activities_of
+from workers.providers import open_providers
 from workers.serving import make_worker
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_SECONDS = 60.0
+WEBHOOK_SECRET = "a secret of the tests"  # noqa: S105  no secret
 
 
 class _HurriedOutbound(temporalio.worker.WorkflowOutboundInterceptor):
@@ -109,15 +112,35 @@ class _DiesAfterActivity(temporalio.client.Interceptor, temporalio.worker.Interc
         return _DyingInbound(next, self._name)
 
 
+class _DiesAfterAnswer:
+    """A provider whose process dies when the answer is here and nobody knows it yet.
+
+    Args:
+        provider: The real one.
+    """
+
+    def __init__(self, provider: Provider) -> None:
+        self.name, self.payload, self.close = provider.name, provider.payload, provider.close
+        self._send = provider.send
+
+    async def send(self, notification: Notification, target: Target) -> Answer:
+        await self._send(notification, target)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("it is dead")
+
+
 @asynccontextmanager
 async def production_workers(
-    house: House, queues: Sequence[str], interceptors: Sequence[temporalio.client.Interceptor] = ()
+    house: House,
+    queues: Sequence[str],
+    interceptors: Sequence[temporalio.client.Interceptor] = (),
+    providers: Mapping[str, Provider] | None = None,
 ) -> AsyncIterator[Client]:
     """Run workers as production does: runs cached, no sandbox."""
     client = await Client.connect(
         house.address,
         namespace=house.namespace,
-        plugins=[JourneysPlugin(house.stores, sandbox=False)],
+        plugins=[JourneysPlugin(house.stores, sandbox=False, providers=providers)],
         interceptors=[Hurried(), *interceptors],
     )
     await create_search_attributes(client)
@@ -192,13 +215,17 @@ async def _serve(given: argparse.Namespace) -> None:
         interceptors.append(_DiesAfterActivity(given.after_activity))
     if given.after_starts:
         interceptors.append(_DiesAfterStarts(given.after_starts))
-    with open_house(given.home, given.address, given.namespace, freshness_seconds=given.freshness) as house:
+    webhook = {"webhook_url": given.webhook, "webhook_secret": WEBHOOK_SECRET} if given.webhook else {}
+    with open_house(given.home, given.address, given.namespace, freshness_seconds=given.freshness, **webhook) as house:
         async with AsyncExitStack() as stack:
+            providers = dict(await stack.enter_async_context(open_providers(house.settings)))
+            if given.after_answer:
+                providers = {name: _DiesAfterAnswer(provider) for name, provider in providers.items()}
             if given.activities_only:
                 for queue in given.queues:
                     await stack.enter_async_context(activities_only(house, queue, interceptors))
             else:
-                await stack.enter_async_context(production_workers(house, given.queues, interceptors))
+                await stack.enter_async_context(production_workers(house, given.queues, interceptors, providers))
             await asyncio.sleep(PATIENCE_SECONDS)
 
 
@@ -212,6 +239,8 @@ def main() -> None:
     parser.add_argument("--queues", nargs="+", required=True)
     parser.add_argument("--after-activity")
     parser.add_argument("--after-starts", type=int)
+    parser.add_argument("--after-answer", action="store_true")
+    parser.add_argument("--webhook")
     parser.add_argument("--activities-only", action="store_true")
     asyncio.run(_serve(parser.parse_args()))
 

@@ -14,6 +14,7 @@ from activities.push.delivery import DeliveryRules
 from activities.push.fcm import Fcm, FcmConfig
 from activities.push.provider import Provider
 from activities.push.pushwoosh import Pushwoosh, PushwooshConfig
+from activities.push.rates import KeepOff
 from activities.push.webhook import Webhook, WebhookConfig
 from activities.push.webpush import WebPush, WebPushConfig
 from workers.settings import Settings
@@ -27,7 +28,8 @@ def delivery_rules(settings: Settings) -> DeliveryRules:
     if settings.frequency_cap is not None:
         number, _, period = settings.frequency_cap.partition("/")
         cap = Cap(int(number), duration(period))
-    return DeliveryRules(cap=cap, patience=settings.push_patience)
+    keep_off = KeepOff() if settings.push_keep_off else None
+    return DeliveryRules(cap=cap, patience=settings.push_patience, keep_off=keep_off)
 
 
 @asynccontextmanager

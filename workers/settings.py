@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     """Provider of devices that name none: `outbox`, or one that is set up below."""
     push_patience_seconds: float = Field(default=3_600, gt=0)
     """Longest time for which a push is tried again; a message's time to live may be shorter."""
+    push_keep_off: bool = True
+    """Whether marketing pushes keep off the two minutes around each quarter hour, when everybody sends; the outbox's
+    and transactional ones never do."""
     frequency_cap: str | None = None
     """Marketing pushes one user may get over all journeys, such as `3/7d`: 3 in any 7 days; left out: no cap."""
     push_ca_file: Path | None = None

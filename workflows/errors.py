@@ -10,7 +10,8 @@ JourneyError
 ├── StillInside         users are still inside the journey                retried: a poll, not a fault
 ├── WorkerStopping      long work ends early, since its worker stops      another worker goes on
 ├── StoreUnavailable    tables, catalogue or ledger cannot be reached     retried, visible to operators
-└── PushError           a provider cannot be used                         retried, visible to operators
+├── PushError           a provider cannot be used                         retried, visible to operators
+└── PushHeld            a push waits for a better minute                  retried: a wait, not a fault
 ```
 """
 
@@ -152,6 +153,12 @@ class PushError(JourneyError):
     code = "push"
 
 
+class PushHeld(JourneyError):
+    """A push waits on purpose: nothing is wrong, and it goes on by itself."""
+
+    code = "push-held"
+
+
 def as_application_error(error: JourneyError, *, next_retry_delay: timedelta | None = None) -> ApplicationError:
     """Word an error for Temporal: the only place that builds an `ApplicationError`.
 
@@ -162,7 +169,7 @@ def as_application_error(error: JourneyError, *, next_retry_delay: timedelta | N
     Returns:
         The failure to raise from an activity: its type is the class name, its first detail the list of faults.
     """
-    benign = isinstance(error, NotWarm | StillInside | WorkerStopping)
+    benign = isinstance(error, NotWarm | StillInside | WorkerStopping | PushHeld)
     return ApplicationError(
         error.message[:MAX_MESSAGE_CHARACTERS],
         [fault.model_dump(exclude_defaults=True) for fault in error.faults[:50]],

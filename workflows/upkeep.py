@@ -46,6 +46,8 @@ class UpkeepReport(Wire):
     """What was done to the tables that exist."""
 
     tables: list[TidiedTable]
+    dead_devices: int = 0
+    """Devices of whose dead address the table tells from now on; would tell, in a dry run."""
 
 
 @activity.defn(name="upkeep")

@@ -18,10 +18,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Column, Connection, Index, String, Table, Text, func, select, update
+from sqlalchemy import Column, Connection, Index, String, Table, Text, bindparam, func, select, update
 
 from activities.push.provider import Answer, Verdict
 from activities.records.database import METADATA
@@ -140,7 +140,7 @@ class Claims:
                 if outcome in CLAIMABLE and device_id not in current:
                     self._set(connection, visit, device_id, WITHDRAWN, "the device can no longer be reached")
                 elif outcome in CLAIMABLE or _again(outcome, attempts, resend):
-                    self._set(connection, visit, device_id, CLAIMED, None, attempts=attempts + 1)
+                    self._set(connection, visit, device_id, CLAIMED, None, attempt=attempts + 1)
                     claim.send.append(device_id)
                 elif outcome == CLAIMED:
                     self._set(
@@ -207,6 +207,22 @@ class Claims:
         rows = self._ledger.database.read(lambda connection: connection.execute(query).all())
         return [(row.device_id, row.provider, row.token, row.since) for row in rows]
 
+    def forget_dead(self, addresses: Iterable[tuple[str, str, str, str]]) -> None:
+        """Forget dead addresses that the tables tell of by now; one that died again meanwhile is another one.
+
+        Args:
+            addresses: As `all_dead` gave them.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be written.
+        """
+        row = dead_addresses.c
+        columns = (row.device_id, row.provider, row.token, row.since)
+        statement = dead_addresses.delete().where(*(column == bindparam(f"old_{column.name}") for column in columns))
+        given = [{f"old_{column.name}": value for column, value in zip(columns, one, strict=True)} for one in addresses]
+        if given:
+            self._ledger.database.write_now(lambda connection: connection.execute(statement, given))
+
     def _known(self, connection: Connection, visit: Visit) -> dict[str, tuple[str, int]]:
         query = select(pushes.c.device_id, pushes.c.outcome, pushes.c.attempts).where(*_of(visit))
         return {device: (outcome, attempts) for device, outcome, attempts in connection.execute(query)}
@@ -219,13 +235,13 @@ class Claims:
         outcome: str,
         detail: str | None,
         *,
-        attempts: int | None = None,
+        attempt: int | None = None,
     ) -> None:
-        """Move one push to an outcome; what is settled stays so."""
+        """Move one push to an outcome, and count an attempt that begins; what is settled stays so."""
         moving = (CLAIMED, UNKNOWN, *CLAIMABLE)
         values: dict[str, Any] = {"outcome": outcome, "detail": detail}
-        if attempts is not None:
-            values["attempts"] = attempts
+        if attempt is not None:
+            values |= {"attempts": attempt, "sent_at": instant(datetime.now(UTC))}
         connection.execute(
             update(pushes)
             .where(*_of(visit), pushes.c.device_id == device_id, pushes.c.outcome.in_(moving))

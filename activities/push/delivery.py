@@ -35,6 +35,7 @@ from activities.push.composing import Composed, compose
 from activities.push.devices import OUTBOX
 from activities.push.messages import Rendered
 from activities.push.provider import Answer, Notification, PayloadTooLarge, Provider, Target, Verdict
+from activities.push.rates import KeepOff
 from activities.records.catalogue import SavedJourney
 from activities.records.rows import instant
 from activities.stores import outcome_of
@@ -42,7 +43,7 @@ from workflows.calendar import end_of_silence, local_time
 from workflows.conditions import duration
 from workflows.contracts import Outcome, Visit
 from workflows.documents import FrequencyCap, Push
-from workflows.errors import PushError, as_application_error
+from workflows.errors import PushError, PushHeld, as_application_error
 
 CAPPED = "skipped: capped"
 CONTROL_GROUP = "skipped: control-group"
@@ -79,11 +80,13 @@ class DeliveryRules:
         cap: The frequency cap over all journeys; None for none.
         patience: Longest time for which a push is tried again; a message's time to live may be shorter.
         control_percent: Percent of all users, by a hash of their ids, who get no marketing push.
+        keep_off: The minutes that marketing pushes to real providers keep off; None for none.
     """
 
     cap: Cap | None = None
     patience: timedelta = timedelta(hours=1)
     control_percent: float = 0.0
+    keep_off: KeepOff | None = None
 
 
 class PushActivities:
@@ -166,6 +169,7 @@ class PushActivities:
         claims, messages = self._stores.claims, {str(device["device_id"]): one for device, one in composed.messages}
         devices = {str(device["device_id"]): device for device, _ in composed.messages}
         remote = {str(device["provider"]) for device in devices.values()} - {OUTBOX}
+        self._require_good_minute(visit, element, remote)
         await self._require_allowance(remote, devices)
         await case.require_open()
         resend = element.purpose == "transactional"
@@ -200,6 +204,17 @@ class PushActivities:
         if stored is not None:
             return stored
         raise self._later(visit, answers, left)
+
+    def _require_good_minute(self, visit: Visit, element: Push, providers: set[str]) -> None:
+        """Have a marketing push wait for a minute that is not everybody's, unless it would come too late by that."""
+        if self._rules.keep_off is None or element.purpose == "transactional" or not providers:
+            return
+        wait = self._rules.keep_off.wait(datetime.now(UTC), place_of(visit.passage, "ramp"))
+        if 0 < wait < self._seconds_left(element):
+            raise as_application_error(
+                PushHeld(f"the push keeps off the quarter hour, when everybody sends: it waits {wait:.0f} s"),
+                next_retry_delay=timedelta(seconds=wait),
+            )
 
     async def _require_allowance(self, providers: set[str], devices: Mapping[str, Mapping[str, Any]]) -> None:
         """Wait for the providers' allowances before anything is claimed, so that waiting leaves nothing unknown."""
@@ -287,6 +302,7 @@ class PushActivities:
             "token": device.get("token"),
             "push_id": push_id(visit, device["device_id"]),
             "attempts": 1,
+            "sent_at": instant(datetime.now(UTC)),
             "capped_by": int(counts),
         }
 

@@ -18,6 +18,7 @@ from activities.push.claims import Claims
 from activities.segments.predicates import device_predicate
 from activities.tables.delta import Tables
 from activities.tables.schema import kind_of
+from activities.tables.stored import DEAD_ADDRESS, DEAD_SINCE
 from workflows.conditions import Condition
 from workflows.contracts import Versions
 from workflows.scalars import is_zone
@@ -27,6 +28,7 @@ BATCH_LIMIT = 2_000
 
 MEANT = "\x1fmeant"
 SINCE = "\x1fsince"
+MARKED = "\x1fmarked"
 """Columns of ours beside the table's: no import can name a column so."""
 
 OUTBOX = "outbox"
@@ -61,7 +63,44 @@ def reachable(devices: pl.LazyFrame, default_provider: str) -> pl.LazyFrame:
     present = devices.collect_schema().names()
     opted_in = pl.col("opt_in").fill_null(False) if "opt_in" in present else pl.lit(True)
     token = pl.col("token").is_not_null() if "token" in present else pl.lit(False)
-    return with_provider(devices, default_provider).filter(opted_in & (token | (pl.col("provider") == OUTBOX)))
+    # What upkeep wrote down; what it has not yet written is in the ledger.
+    called_dead = (address() == pl.col(DEAD_ADDRESS)) & ~seen_since(pl.col(DEAD_SINCE))
+    alive = ~called_dead.fill_null(False) if DEAD_ADDRESS in present else pl.lit(True)
+    return with_provider(devices, default_provider).filter(opted_in & (token | (pl.col("provider") == OUTBOX)) & alive)
+
+
+def address() -> pl.Expr:
+    """Give a device's address as `provider:token`; null without a token."""
+    return pl.concat_str("provider", "token", separator=":")
+
+
+def seen_since(instant: pl.Expr) -> pl.Expr:
+    """Tell whether a device was seen after an instant: registered again after its address was called dead."""
+    return (pl.col("last_seen") > instant).fill_null(False)
+
+
+def mark_dead(devices: pl.LazyFrame, default_provider: str, dead: list[tuple[str, str, str, str]]) -> pl.LazyFrame:
+    """Put beside the devices whose address was called dead since when, and leave the others out.
+
+    Args:
+        devices: One row per device.
+        default_provider: The provider of devices that name none.
+        dead: Device, provider, token, instant since, as the ledger has them.
+
+    Returns:
+        Those devices that were not seen since, with `MARKED: String`, the address, and `SINCE: Datetime` beside them.
+    """
+    marked = pl.LazyFrame(
+        [(device, f"{provider}:{token}", datetime.fromisoformat(since)) for device, provider, token, since in dead],
+        schema={"device_id": pl.String, MARKED: pl.String, SINCE: pl.Datetime("us", "UTC")},
+        orient="row",
+    )
+    return (
+        with_provider(devices, default_provider)
+        .with_columns(address().alias(MARKED))
+        .join(marked, on=["device_id", MARKED], how="inner")
+        .filter(~seen_since(pl.col(SINCE)))
+    )
 
 
 @dataclass(frozen=True)
@@ -231,19 +270,8 @@ class Profiles:
         dead = self._claims.all_dead()
         if not dead:
             return alive
-        marked = pl.LazyFrame(
-            [(device, provider, token, datetime.fromisoformat(since)) for device, provider, token, since in dead],
-            schema={
-                "device_id": pl.String,
-                "provider": pl.String,
-                "token": pl.String,
-                SINCE: pl.Datetime("us", "UTC"),
-            },
-            orient="row",
-        )
-        joined = alive.join(marked, on=["device_id", "provider", "token"], how="left")
-        again = pl.col("last_seen") > pl.col(SINCE)
-        return joined.filter(pl.col(SINCE).is_null() | again.fill_null(False)).drop(SINCE)
+        marked = mark_dead(alive, self.default_provider, dead)
+        return alive.join(marked.select("device_id"), on="device_id", how="anti")
 
 
 def zone_of(profile: Profile, default: str) -> str:

@@ -54,6 +54,7 @@ CODES: Final[Mapping[str, Rule]] = {
 STATUSES: Final[Mapping[str, Rule]] = {
     "INVALID_ARGUMENT": _MESSAGE,
     "OUT_OF_RANGE": _MESSAGE,
+    "ALREADY_EXISTS": _MESSAGE,
     "FAILED_PRECONDITION": _CONFIG,
     "UNAUTHENTICATED": _CONFIG,  # once a new access token is refused too: see `Fcm.send`
     "PERMISSION_DENIED": _CONFIG,
@@ -63,9 +64,12 @@ STATUSES: Final[Mapping[str, Rule]] = {
     "ABORTED": _SOON,
     "UNAVAILABLE": _SOON,
     "INTERNAL": _SOON,
+    "UNKNOWN": _SOON,
+    "DATA_LOSS": _SOON,
     "DEADLINE_EXCEEDED": Rule(Verdict.UNKNOWN),
+    "CANCELLED": Rule(Verdict.UNKNOWN),
 }
-"""What Google's statuses mean where no code of FCM's says more."""
+"""What Google's statuses (google.rpc.Code, all but OK) mean where no code of FCM's says more."""
 
 HTTP: Final[Mapping[int, Rule]] = {
     400: _MESSAGE,

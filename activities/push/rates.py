@@ -3,13 +3,16 @@
 A task queue's limit counts tasks, and one user may have devices at two providers; so the limit is a row in the ledger
 from which workers lease a few messages at a time. It can be changed while everything runs. After a quiet minute the
 allowance starts at a tenth and is whole a minute later, as Google asks of senders (its page "scale-fcm": ramp up over
-60 seconds or longer).
+60 seconds or longer). Marketing pushes also keep off the quarter hours, when all the world's schedules send (the same
+page: avoid the 2 minutes around :00, :15, :30 and :45).
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,7 +21,7 @@ from functools import partial
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Column, Connection, Float, Integer, String, Table, func, select
 
-from activities.push.provider import Verdict
+from activities.push.claims import NOT_SENT
 from activities.records.database import METADATA, Database
 from activities.records.rows import instant, pushes
 
@@ -28,6 +31,8 @@ LEASE_SHARE = 0.1
 """The share of a second's allowance that one lease takes at most, so that several workers share fairly."""
 LOOK_SECONDS = 1.0
 """How long a worker takes a provider for unlimited before it looks again."""
+SHOWN_MINUTES = 10
+"""How many minutes back the messages of each are told."""
 
 push_rates = Table(
     "push_rates",
@@ -40,8 +45,50 @@ push_rates = Table(
 )
 
 
+@dataclass(frozen=True)
+class KeepOff:
+    """The minutes that a push keeps off: those around the quarter hours.
+
+    Attributes:
+        every: What they are around: each whole multiple of this since the epoch, which is a quarter hour in every
+            zone's clock.
+        margin: How long before and after it.
+        ramp: How long it takes until those who were held back come at their full rate.
+    """
+
+    every: timedelta = timedelta(minutes=15)
+    margin: timedelta = timedelta(minutes=2)
+    ramp: timedelta = timedelta(seconds=RAMP_SECONDS)
+
+    def wait(self, now: datetime, place: float) -> float:
+        """Tell how long a push waits.
+
+        Args:
+            now: The instant at which it could go.
+            place: From 0 to 1, its place in the ramp: the same on every try, and evenly spread over many pushes.
+
+        Returns:
+            Seconds; 0 outside these minutes. The ends of many waits grow denser evenly for as long as the ramp lasts.
+        """
+        every, margin = self.every.total_seconds(), self.margin.total_seconds()
+        since = (now.timestamp() + margin) % every
+        if since >= 2 * margin:
+            return 0.0
+        return 2 * margin - since + self.ramp.total_seconds() * math.sqrt(place)
+
+
+class MinuteSent(BaseModel):
+    """What a provider was sent in one minute of the clock."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    minute: datetime
+    """Its beginning, UTC."""
+    messages: int
+
+
 class ProviderRate(BaseModel):
-    """One provider's limit, and what it was sent lately."""
+    """One provider's limit, and what it was sent lately. A push counts when its newest try began."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -49,7 +96,9 @@ class ProviderRate(BaseModel):
     per_second: float | None
     """The limit; null for none."""
     last_minute: int
-    """Messages claimed or accepted in the last minute."""
+    """Messages in the last 60 seconds; what was proven not to have been sent is left out, here and below."""
+    minutes: list[MinuteSent]
+    """The present minute of the clock first, then the nine before it."""
 
 
 @dataclass
@@ -146,20 +195,43 @@ class Rates:
         self._database.write_now(work)
 
     def current(self) -> list[ProviderRate]:
-        """List each provider that has a limit or was sent something in the last minute."""
+        """List each provider that has a limit or was sent something in the last ten minutes.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be read.
+        """
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        minutes = [now.replace(second=0, microsecond=0) - timedelta(minutes=back) for back in range(SHOWN_MINUTES)]
+        sent = pushes.c.outcome != NOT_SENT
+        minute = func.substr(pushes.c.sent_at, 1, len("2026-01-31T12:00"))
+        by_minute = (
+            select(pushes.c.provider, minute, func.count())
+            .where(pushes.c.sent_at >= instant(minutes[-1]), sent)
+            .group_by(pushes.c.provider, minute)
+        )
+        lately = (
+            select(pushes.c.provider, func.count())
+            .where(pushes.c.sent_at > instant(now - timedelta(minutes=1)), sent)
+            .group_by(pushes.c.provider)
+        )
 
         def work(connection: Connection) -> list[ProviderRate]:
             limits = {row.provider: row.per_second for row in connection.execute(select(push_rates))}
-            since = instant(datetime.fromtimestamp(self._clock(), UTC) - timedelta(minutes=1))
-            query = (
-                select(pushes.c.provider, func.count())
-                .where(pushes.c.at > since, pushes.c.outcome != Verdict.NOT_SENT.value)
-                .group_by(pushes.c.provider)
-            )
-            sent = {provider: number for provider, number in connection.execute(query)}
+            last = {provider: number for provider, number in connection.execute(lately)}
+            counted: dict[str, dict[str, int]] = defaultdict(dict)
+            for provider, of, number in connection.execute(by_minute):
+                counted[provider][of] = number
             return [
-                ProviderRate(provider=name, per_second=limits.get(name), last_minute=sent.get(name, 0))
-                for name in sorted({*limits, *sent})
+                ProviderRate(
+                    provider=name,
+                    per_second=limits.get(name),
+                    last_minute=last.get(name, 0),
+                    minutes=[
+                        MinuteSent(minute=one, messages=counted.get(name, {}).get(f"{one:%Y-%m-%dT%H:%M}", 0))
+                        for one in minutes
+                    ],
+                )
+                for name in sorted({*limits, *counted})
             ]
 
         return self._database.read(work)

@@ -253,10 +253,12 @@ pushes = Table(
     Column("push_id", String(36)),
     Column("detail", Text),
     Column("attempts", Integer, nullable=False, default=1),
+    Column("sent_at", String(32)),
     Column("capped_by", Integer, nullable=False, default=1),
     Index("pushes_by_element", "journey", "version", "element"),
     Index("pushes_by_user", "user_id", "at"),
     Index("pushes_by_outcome", "outcome", "at"),
+    Index("pushes_by_sending", "sent_at"),
 )
 
 

@@ -133,6 +133,33 @@ class Tables(StoredTables):
 
         return self._commit(name, attempt)
 
+    def update(self, name: TableName, changes: Callable[[pl.LazyFrame], pl.DataFrame], key: str) -> MergeReport:
+        """Change rows that are there, by what they are, in one commit or none.
+
+        Args:
+            name: The table.
+            changes: Makes the changed rows from all rows: `key`, and the columns that change, in the dtypes of
+                `DTYPES`; one that the table lacks is added to it. Called again when somebody else committed first.
+            key: The column that identifies a row.
+
+        Returns:
+            The count, and the version afterwards.
+
+        Raises:
+            ImportRefused: A column's kind differs from the stored one.
+            StoreUnavailable: The store cannot be reached, or others kept committing first.
+        """
+
+        def attempt(version: int) -> MergeReport:
+            rows = changes(self.scan(name, version))
+            check_columns(name, rows, self.schema(name, version))
+            if not rows.height:
+                return MergeReport(version=version)
+            self._merge(name, version, rows, key, updates=rows.columns)
+            return MergeReport(version=version + 1, updated=rows.height)
+
+        return self._commit(name, attempt)
+
     def append(self, name: TableName, frame: pl.DataFrame, *, once: str = "") -> int:
         """Add rows without looking at those that are there, in one commit, or none for a frame without rows.
 

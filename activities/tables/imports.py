@@ -21,6 +21,7 @@ from activities.tables.inference import as_text
 from activities.tables.reading import DELIMITED, LINE, Sheet, read_delimited, require_columns
 from activities.tables.rejects import Reject, write_rejects
 from activities.tables.schema import Kind
+from activities.tables.stored import DEAD_ADDRESS, DEAD_SINCE
 from activities.tables.typed_files import NDJSON, PARQUET, read_ndjson, read_parquet
 from workflows.errors import ImportRefused
 
@@ -104,6 +105,11 @@ def import_table(
     overrides = dict(schema_overrides or {})
     sheet = _read(path)
     require_columns(path, sheet.columns, [*REQUIRED[table], *overrides])
+    if table == "devices" and (ours := {DEAD_ADDRESS, DEAD_SINCE} & set(sheet.columns)):
+        raise ImportRefused(
+            f"{path}: the column {min(ours)!r} is kept by the engine: it tells which address a provider called dead",
+            hint="Leave it out, or give it another name.",
+        )
     stored = tables.schema(table)
     typed = type_columns(sheet, table, stored=stored, overrides=overrides, trimmed=set(COLUMNS[table]))
     warnings = [*sheet.warnings, *typed.warnings]

@@ -38,6 +38,10 @@ COLUMNS: dict[TableName, dict[str, Kind]] = {
 }
 """The columns that each table has from its first version on; a table nobody wrote yet reads as empty with these."""
 
+DEAD_ADDRESS, DEAD_SINCE = "dead_address", "dead_since"
+"""Columns that upkeep gives the table of devices once a provider has called an address dead: which one, as
+`provider:token`, and since when. They say nothing of another address, nor of a device that was seen after that."""
+
 PINNED_VERSIONS = 32
 
 NO_LOG = re.compile(r"(?i)no table metadata|log ?segment|not ?found|no such file")

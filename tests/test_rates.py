@@ -1,0 +1,180 @@
+"""Rates: the minutes that pushes keep off, and the messages of each minute."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import func, select, update
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
+
+from activities.elements.split_test import place_of
+from activities.push.delivery import DeliveryRules
+from activities.push.provider import Answer, Verdict
+from activities.push.rates import KeepOff, Rates
+from activities.records.rows import instant, pushes
+from scripts.cli import run
+from tests.house import House
+from workers.plugin import activities_of
+from workers.providers import delivery_rules
+from workers.settings import load_settings
+from workflows.contracts import PUSH_QUEUE, Visit
+
+TEN = datetime(2026, 3, 2, 10, tzinfo=UTC)
+DEVICES = "device_id,user_id,platform,provider,token,opt_in\nr2,u2,ios,relay,t2,true\n"
+
+
+@given(seconds=st.floats(-3_600, 3_600), place=st.floats(0, 1, exclude_max=True))
+def test_nobody_is_sent_to_around_a_quarter_hour(seconds: float, place: float) -> None:
+    """Within 2 minutes of a quarter hour a push waits for their end and a minute more at most; else not at all."""
+    now = TEN + timedelta(seconds=seconds)
+    wait = KeepOff().wait(now, place)
+    to_quarter = min(seconds % 900, -seconds % 900)
+    assert (wait > 0) == (to_quarter < 120) or to_quarter == 120
+    if wait:
+        after = (now + timedelta(seconds=wait) - TEN).total_seconds() % 900
+        assert 120 - 1e-3 <= after <= 180 + 1e-3
+
+
+def test_those_who_waited_come_back_on_a_ramp() -> None:
+    """Of a launch at ten sharp each quarter of the first minute brings more than the one before: 1, 3, 5, 7 of 16."""
+    waits = [KeepOff().wait(TEN, place_of(f"passage-{number}", "ramp")) for number in range(16_000)]
+    quarters = Counter(int((wait - 120) // 15) for wait in waits)
+    for quarter, share in enumerate((1, 3, 5, 7)):
+        assert abs(quarters[quarter] - share * 1_000) < 150, quarters
+
+
+class Relay:
+    """A provider in this process that takes everything."""
+
+    name = "relay"
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+
+    def payload(self, notification: Any, target: Any) -> dict[str, Any]:
+        return {}
+
+    async def send(self, notification: Any, target: Any) -> Answer:
+        self.taken.append(target.device_id)
+        return Answer(Verdict.ACCEPTED)
+
+    async def close(self) -> None:
+        pass
+
+
+@dataclass
+class Sending:
+    """The push activity, called as a worker calls it."""
+
+    house: House
+    relay: Relay
+
+    async def push(self, user_id: str, rules: DeliveryRules, settings: str = "{}", ttl: str = "28d") -> str:
+        """Push to one user of a journey of one push, and give the outcome."""
+        self.house.save(JOURNEY.format(settings=settings, ttl=ttl))
+        digest = self.house.stores.catalogue.find("journey", "sharp").digest
+        visit = Visit(
+            journey="sharp",
+            version=1,
+            digest=digest,
+            passage=f"{user_id}-{settings}-{ttl}",
+            step=1,
+            element="promo",
+            user_id=user_id,
+            now=datetime.now(UTC),
+        )
+        environment = ActivityEnvironment()
+        environment.info = replace(environment.info, scheduled_time=datetime.now(UTC))
+        (push, *_) = activities_of(self.house.stores, {"relay": self.relay}, rules)[PUSH_QUEUE]
+        return str((await environment.run(push, visit)).because)
+
+
+JOURNEY = """\
+journey: sharp
+entries: {{start: {{kind: audience-entry, audience: {{everyone: true}}, next: promo}}}}
+elements:
+  promo:
+    kind: push
+    message: {{title: Now, body: Now, ttl: {ttl}}}
+    purpose: {settings}
+    next: done
+  done: {{kind: exit}}
+"""
+
+
+async def test_a_push_of_the_quarter_hour_waits_and_claims_nothing(house: House) -> None:
+    """Held, a marketing push leaves no row and no message; what is transactional, short-lived or the outbox's goes."""
+    house.load("devices", DEVICES)
+    now = datetime.now(UTC)
+    # The only one of its kind in this century: 20 s ago to 40 s from now, and a long ramp after it.
+    around = KeepOff(timedelta(seconds=now.timestamp() + 10), timedelta(seconds=30), timedelta(seconds=900))
+    rules = DeliveryRules(keep_off=around)
+    sending = Sending(house, Relay())
+    with pytest.raises(ApplicationError) as held:
+        await sending.push("u2", rules, "marketing")
+    assert (held.value.type, held.value.non_retryable, sending.relay.taken) == ("PushHeld", False, [])
+    with pytest.raises(ApplicationError) as again:
+        await sending.push("u2", rules, "marketing")
+    ends = [now + (one.value.next_retry_delay or timedelta(0)) for one in (held, again)]
+    assert abs(ends[1] - ends[0]) < timedelta(seconds=5), "the same place in the ramp on every try"
+    assert timedelta(0) < (held.value.next_retry_delay or timedelta(0)) <= timedelta(seconds=940)
+    query = select(func.count()).select_from(pushes)
+    assert house.stores.ledger.database.read(lambda connection: connection.execute(query).scalar()) == 0
+    assert await sending.push("u2", rules, "transactional") == "1 device: 1 accepted"
+    assert await sending.push("u2", rules, "marketing", ttl="30s") == "1 device: 1 accepted"
+    assert await sending.push("u2", replace(rules, patience=timedelta(seconds=20)), "marketing", ttl="29s") == (
+        "1 device: 1 accepted"
+    )
+    assert await sending.push("u2", DeliveryRules(), "marketing") == "1 device: 1 accepted"
+    assert len(sending.relay.taken) == 4
+    assert await sending.push("u6", rules, "marketing") == "1 device: 1 accepted", "the outbox has no such minutes"
+
+
+def test_real_workers_keep_off_unless_told_otherwise(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting is on when nothing is said, with 2 minutes around each quarter hour, and can be turned off."""
+    assert delivery_rules(load_settings(home=tmp_path)).keep_off == KeepOff(
+        timedelta(minutes=15), timedelta(minutes=2), timedelta(minutes=1)
+    )
+    monkeypatch.setenv("JOURNEYS_PUSH_KEEP_OFF", "false")
+    assert delivery_rules(load_settings(home=tmp_path)).keep_off is None
+
+
+async def test_messages_per_minute_are_told(
+    house: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`push rates` counts what each provider was sent in each of ten minutes, by when it was sent and not when due."""
+    house.load("devices", DEVICES)
+    sending, database = Sending(house, Relay()), house.stores.ledger.database
+    for ttl in ("1m", "2m", "3m", "4m", "5m"):
+        await sending.push("u2", DeliveryRules(), "transactional", ttl)
+    await sending.push("u6", DeliveryRules(), "marketing")
+    now = datetime(2026, 3, 2, 10, 20, 30, tzinfo=UTC)
+    back = {"1m": 10, "2m": 31, "3m": 100, "4m": 9 * 60 + 20, "5m": 11 * 60}
+
+    def moved(connection: Any) -> None:
+        for row in connection.execute(select(pushes)).all():
+            seconds = back.get(row.passage.rpartition("-")[2], 5)
+            values = {"sent_at": instant(now - timedelta(seconds=seconds)), "at": instant(now - timedelta(hours=3))}
+            connection.execute(update(pushes).where(pushes.c.passage == row.passage).values(**values))
+
+    database.write_now(moved)
+    outbox, relay = Rates(database, now.timestamp).current()
+    assert (outbox.provider, outbox.last_minute, outbox.minutes[0].messages) == ("outbox", 1, 1)
+    assert (relay.provider, relay.per_second, relay.last_minute) == ("relay", None, 2)
+    assert [one.messages for one in relay.minutes] == [1, 1, 1, 0, 0, 0, 0, 0, 0, 1]
+    assert [one.minute for one in relay.minutes[:2]] == [now.replace(second=0), now.replace(minute=19, second=0)]
+    Rates(database).set_limit("relay", 50)
+    monkeypatch.setenv("JOURNEYS_HOME", str(house.settings.home))
+    monkeypatch.setattr(sys, "argv", ["journeys", "push", "rates", "--json"])
+    assert run() == 0
+    (told,) = json.loads(capsys.readouterr().out)["rates"]
+    assert (told["provider"], told["per_second"], told["last_minute"], len(told["minutes"])) == ("relay", 50, 0, 10)
