@@ -9,43 +9,20 @@ from urllib.parse import quote
 
 import polars as pl
 from temporalio import activity
-from temporalio.client import Client
-from temporalio.common import (
-    SearchAttributePair,
-    TypedSearchAttributes,
-    WorkflowIDConflictPolicy,
-    WorkflowIDReusePolicy,
-)
-from temporalio.exceptions import WorkflowAlreadyStartedError
-from temporalio.service import RPCError, RPCStatusCode
 
 from activities.faults import as_failures
-from activities.records.admissions import Admission, Arrival
-from activities.records.catalogue import SavedJourney
+from activities.records.admissions import Arrival
+from activities.starting import Starter, Way
 from activities.stores import Stores
-from workflows.contracts import (
-    JOURNEY_ID,
-    JOURNEY_USER_ID,
-    JOURNEY_VERSION,
-    USERS_QUEUE,
-    Audience,
-    Enrolled,
-    EnrolmentRequest,
-    UserJourneyInput,
-    user_workflow_id,
-)
+from workflows.contracts import Audience, Enrolled, EnrolmentRequest
 from workflows.documents import AudienceEntry
 from workflows.errors import NotFoundError, StoreUnavailable, WorkerStopping
 
 PAGE = 500
 """Users admitted in one transaction."""
-STARTS_AT_ONCE = 50
-"""Starts under way at one moment: more gain nothing on one server."""
 BACKLOG_LIMIT = 2_000
 """Most runs started but not begun: the server and the workers see a stream, not a flood."""
 BACKLOG_SECONDS = 0.2
-ID_IN_USE_SECONDS = 30.0
-"""How long a start waits for a workflow id whose earlier run is closing."""
 
 
 class EnrolmentActivities:
@@ -127,22 +104,33 @@ class EnrolmentActivities:
             at=request.now,
             cap=saved.document.entry_cap,
         )
-        starter = _Starter(stores, saved, request)
+        client, starter = activity.client(), Starter()
+        way = Way(saved, request.version, request.entry)
         beating = asyncio.create_task(_beat())
         try:
             for page in self._pages(request.enrolment, cursor, audience.users):
-                await starter.wait_for_room()
+                await self._wait_for_room(request.journey)
                 if activity.is_worker_shutdown():
                     raise WorkerStopping(f"this worker stops: another one goes on behind user {cursor} of the audience")
                 admissions = await stores.ledger.admit(arrival, page)
                 entering = [admission for admission in admissions if not admission.refused]
-                await starter.start([admission for admission in entering if not admission.started])
+                starting = (starter.start(client, way, one) for one in entering if not one.started)
+                for result in await asyncio.gather(*starting, return_exceptions=True):
+                    if isinstance(result, BaseException):
+                        raise result
                 cursor += len(page)
                 await stores.ledger.page_done(request.enrolment, [admission.passage for admission in entering], cursor)
         finally:
             beating.cancel()
         entered, refused = await asyncio.to_thread(stores.ledger.enrolled, request.enrolment)
         return Enrolled(audience=audience.users, entered=entered, refused=refused)
+
+    async def _wait_for_room(self, journey: str) -> None:
+        """Wait while too many runs were started and have not begun, unless the worker stops."""
+        while await asyncio.to_thread(self._stores.ledger.waiting_to_begin, journey) > BACKLOG_LIMIT - PAGE:
+            if activity.is_worker_shutdown():
+                return
+            await asyncio.sleep(BACKLOG_SECONDS)
 
     def _snapshot(self, enrolment: str) -> Path:
         return self._stores.snapshots / f"{quote(enrolment, safe='')}.parquet"
@@ -175,96 +163,3 @@ async def _beat() -> None:
     while True:
         activity.heartbeat()
         await asyncio.sleep(3)
-
-
-class _Starter:
-    """Starts the runs of one enrolment, some at a time."""
-
-    def __init__(self, stores: Stores, saved: SavedJourney, request: EnrolmentRequest) -> None:
-        self._ledger = stores.ledger
-        self._saved = saved
-        self._request = request
-        self._client: Client = activity.client()
-        self._slots = asyncio.Semaphore(STARTS_AT_ONCE)
-
-    async def wait_for_room(self) -> None:
-        """Wait while too many runs were started and have not begun, unless the worker stops."""
-        journey = self._request.journey
-        while await asyncio.to_thread(self._ledger.waiting_to_begin, journey) > BACKLOG_LIMIT - PAGE:
-            if activity.is_worker_shutdown():
-                return
-            await asyncio.sleep(BACKLOG_SECONDS)
-
-    async def start(self, admissions: list[Admission]) -> None:
-        """Start a run for each admission; returns when every one runs."""
-        results = await asyncio.gather(*map(self._start_one, admissions), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-
-    async def _start_one(self, admission: Admission) -> None:
-        request, document = self._request, self._saved.document
-        workflow_id = user_workflow_id(request.journey, admission.user_id)
-        waited = 0.0
-        # A run that a dead worker started may have ended meanwhile, and then its id is free for a second one.
-        if admission.known and await self._runs(workflow_id, admission.passage):
-            return
-        while True:
-            try:
-                async with self._slots:
-                    await self._client.start_workflow(
-                        "UserJourney",
-                        UserJourneyInput(
-                            journey=request.journey,
-                            user_id=admission.user_id,
-                            entry=request.entry,
-                            passage=admission.passage,
-                            version=request.version,
-                            digest=request.digest,
-                            routes=self._saved.routes,
-                        ),
-                        id=workflow_id,
-                        task_queue=USERS_QUEUE,
-                        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-                        id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-                        search_attributes=search_attributes(request.journey, request.version, admission.user_id),
-                        static_summary=f"{document.title or document.journey}: {admission.user_id}",
-                    )
-                return
-            except WorkflowAlreadyStartedError:
-                # Either this passage's run, started by a worker that died before it could write so, or an earlier
-                # run of the user that has left the journey and is about to close.
-                if await self._runs(workflow_id, admission.passage):
-                    return
-                if waited >= ID_IN_USE_SECONDS:
-                    raise StoreUnavailable(
-                        f"the workflow id {workflow_id!r} is held by another run that does not end: "
-                        "see it in Temporal's UI, and terminate it if it is stuck"
-                    ) from None
-                waited += BACKLOG_SECONDS
-                await asyncio.sleep(BACKLOG_SECONDS)
-
-    async def _runs(self, workflow_id: str, passage: str) -> bool:
-        """Tell whether the newest run of a workflow id, open or ended, is a passage's."""
-        handle = self._client.get_workflow_handle(workflow_id)
-        try:
-            async with self._slots:
-                async for event in handle.fetch_history_events(page_size=1):
-                    payloads = event.workflow_execution_started_event_attributes.input.payloads
-                    (given,) = await self._client.data_converter.decode(payloads, [UserJourneyInput])
-                    return bool(given.passage == passage)
-        except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
-                raise
-        return False
-
-
-def search_attributes(journey: str, version: int, user_id: str) -> TypedSearchAttributes:
-    """Give a run's search attributes: set at its start, they cost no event."""
-    return TypedSearchAttributes(
-        [
-            SearchAttributePair(JOURNEY_ID, journey),
-            SearchAttributePair(JOURNEY_VERSION, str(version)),
-            SearchAttributePair(JOURNEY_USER_ID, user_id),
-        ]
-    )

@@ -17,8 +17,9 @@ from activities.elements.reachability_check import ReachabilityCheckActivities
 from activities.elements.split_test import SplitTestActivities
 from activities.elements.time_delay import TimeDelayActivities
 from activities.elements.update_user import Updates, UpdateUserActivities
-from activities.elements.webhook import WebhookActivities
+from activities.elements.webhook import Outside, WebhookActivities
 from activities.enrolment import EnrolmentActivities
+from activities.entering import EnteringActivities
 from activities.entry import EntryActivities
 from activities.life import LifeActivities
 from activities.operating import OperatingActivities
@@ -62,7 +63,10 @@ async def take(visit: Visit, event: EventGiven) -> None:
 
 
 def activities_of(
-    stores: Stores, providers: Mapping[str, Provider] | None = None, rules: DeliveryRules | None = None
+    stores: Stores,
+    providers: Mapping[str, Provider] | None = None,
+    rules: DeliveryRules | None = None,
+    outside: Outside | None = None,
 ) -> dict[str, list[Callable[..., Any]]]:
     """Give the activities of each task queue.
 
@@ -70,6 +74,7 @@ def activities_of(
         stores: What they read and write.
         providers: The push providers that are set up, by name.
         rules: How pushes are delivered.
+        outside: How webhooks reach other systems.
 
     Returns:
         Task queue to activities.
@@ -88,6 +93,7 @@ def activities_of(
             operating.finish_journey,
             operating.revise_journey,
             operating.take_out,
+            EnteringActivities(stores).enter,
             UpkeepActivities(stores).upkeep,
         ],
         USERS_QUEUE: [
@@ -101,7 +107,7 @@ def activities_of(
             enrolment.evaluate_audience,
             enrolment.enrol,
         ],
-        PUSH_QUEUE: [PushActivities(passing, providers, rules).push, WebhookActivities(passing).webhook],
+        PUSH_QUEUE: [PushActivities(passing, providers, rules).push, WebhookActivities(passing, outside).webhook],
     }
 
 
@@ -116,6 +122,7 @@ class JourneysPlugin(SimplePlugin):
         sandbox: Whether workflow code runs in Temporal's sandbox.
         providers: The push providers that are set up, by name; the outbox needs none.
         rules: How pushes are delivered.
+        outside: How webhooks reach other systems.
     """
 
     def __init__(
@@ -125,6 +132,7 @@ class JourneysPlugin(SimplePlugin):
         sandbox: bool = True,
         providers: Mapping[str, Provider] | None = None,
         rules: DeliveryRules | None = None,
+        outside: Outside | None = None,
     ) -> None:
         runner: WorkflowRunner = UnsandboxedWorkflowRunner()
         if sandbox:
@@ -132,7 +140,7 @@ class JourneysPlugin(SimplePlugin):
                 restrictions=SandboxRestrictions.default.with_passthrough_modules(*LIGHT_MODULES)
             )
         super().__init__("journeys", data_converter=pydantic_data_converter, workflow_runner=runner)
-        self._activities = activities_of(stores, providers, rules) if stores is not None else {}
+        self._activities = activities_of(stores, providers, rules, outside) if stores is not None else {}
 
     def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
         """Add what runs on the worker's task queue."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from activities.elements.webhook import Outside
 from activities.push.apns import Apns, ApnsConfig
 from activities.push.claims import Cap
 from activities.push.delivery import DeliveryRules
@@ -29,7 +30,19 @@ def delivery_rules(settings: Settings) -> DeliveryRules:
         number, _, period = settings.frequency_cap.partition("/")
         cap = Cap(int(number), duration(period))
     keep_off = KeepOff() if settings.push_keep_off else None
-    return DeliveryRules(cap=cap, patience=settings.push_patience, keep_off=keep_off)
+    return DeliveryRules(
+        cap=cap, patience=settings.push_patience, control_percent=settings.control_group_percent, keep_off=keep_off
+    )
+
+
+def outside(settings: Settings) -> Outside:
+    """Read how webhooks reach other systems from the settings."""
+    secret = settings.webhook_secret
+    return Outside(
+        secret=secret.get_secret_value() if secret is not None else None,
+        hosts=settings.webhook_hosts,
+        ca_file=settings.push_ca_file,
+    )
 
 
 @asynccontextmanager

@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     and transactional ones never do."""
     frequency_cap: str | None = None
     """Marketing pushes one user may get over all journeys, such as `3/7d`: 3 in any 7 days; left out: no cap."""
+    control_group_percent: float = Field(default=0, ge=0, le=15)
+    """Percent of all users, by a hash of their ids, who get no marketing push: what pushes are worth shows in them."""
     push_ca_file: Path | None = None
     """Certificates to trust beside the system's, for providers behind a gateway of one's own."""
     fcm_credentials: Path | None = None
@@ -79,7 +81,9 @@ class Settings(BaseSettings):
     webhook_url: str | None = None
     """Where the provider `webhook` posts. Sets it up, together with the next."""
     webhook_secret: SecretStr | None = None
-    """Signs what is posted."""
+    """Signs what is posted, by the provider and by the element `webhook`."""
+    webhook_hosts: tuple[str, ...] = ()
+    """Hosts inside the network that the element `webhook` may reach, as a JSON list; all outside it may be reached."""
     pushwoosh_application: str | None = None
     """Application code at Pushwoosh. Sets up the provider `pushwoosh`, together with the next."""
     pushwoosh_token: SecretStr | None = None

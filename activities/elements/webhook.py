@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -79,28 +80,35 @@ class OutsideOnly(AbstractResolver):
             await self._resolver.close()
 
 
-class WebhookActivities:
-    """Posts to other systems.
+@dataclass(frozen=True)
+class Outside:
+    """How other systems are reached.
 
-    Args:
-        passing: Decides whether an element may go ahead.
+    Attributes:
         secret: Signs what is posted; null for none.
         hosts: Hosts that may be reached although they are inside the network.
         ca_file: Certificates to trust beside the system's.
     """
 
-    def __init__(
-        self,
-        passing: Passing,
-        *,
-        secret: str | None = None,
-        hosts: Collection[str] = (),
-        ca_file: Path | None = None,
-    ) -> None:
+    secret: str | None = field(default=None, repr=False)
+    hosts: tuple[str, ...] = ()
+    ca_file: Path | None = None
+
+
+class WebhookActivities:
+    """Posts to other systems.
+
+    Args:
+        passing: Decides whether an element may go ahead.
+        outside: How other systems are reached.
+    """
+
+    def __init__(self, passing: Passing, outside: Outside | None = None) -> None:
         self._passing = passing
-        self._secret = secret.encode() if secret else UNSIGNED
-        self._resolver = OutsideOnly(hosts)
-        self._client = Http1Client(tls_context(ca_file), resolver=self._resolver)
+        found = outside or Outside()
+        self._secret = found.secret.encode() if found.secret else UNSIGNED
+        self._resolver = OutsideOnly(found.hosts)
+        self._client = Http1Client(tls_context(found.ca_file), resolver=self._resolver)
 
     @activity.defn(name="webhook")
     @as_failures

@@ -172,7 +172,13 @@ class Admissions:
         return answers
 
     async def refuse(self, arrival: Arrival, user_id: str, passage: str, reason: str) -> str:
-        """Write down that a user who asked by a run of his own was refused.
+        """Write down that one user was refused before the re-entry rule was asked.
+
+        Args:
+            arrival: Where and when.
+            user_id: The user.
+            passage: The passage that he would have had.
+            reason: Why.
 
         Returns:
             The reason that is written down: the first one, when it was refused before; empty when it was admitted.
@@ -185,7 +191,7 @@ class Admissions:
             connection.execute(
                 self.database.insert(refusals)
                 .values(
-                    enrolment=passage,
+                    enrolment=arrival.enrolment,
                     user_id=user_id,
                     key=arrival.key,
                     journey=arrival.journey,
@@ -196,7 +202,11 @@ class Admissions:
                 .on_conflict_do_nothing()
             )
             stored: str = connection.execute(
-                select(refusals.c.reason).where(refusals.c.enrolment == passage, refusals.c.user_id == user_id)
+                select(refusals.c.reason).where(
+                    refusals.c.enrolment == arrival.enrolment,
+                    refusals.c.user_id == user_id,
+                    refusals.c.key == arrival.key,
+                )
             ).scalar_one()
             return stored
 

@@ -89,6 +89,7 @@ waits = Table(
     Column("element", String(60), nullable=False),
     Column("user_id", String(500), nullable=False),
     Column("key", String(500), nullable=False),
+    # Events taken from then on count: when the element before was visited.
     Column("begun_at", String(32), nullable=False),
     Column("deadline", String(32), nullable=False),
     Column("open", Integer, nullable=False),
@@ -101,7 +102,7 @@ hits = Table(
     Column("passage", String(64), primary_key=True),
     Column("step", Integer, primary_key=True),
     Column("branch", String(60), primary_key=True),
-    # Which of the branch's triggers, from 0.
+    # Which of the branch's triggers, from 0; of a segment branch 0, with no event.
     Column("place", Integer, primary_key=True),
     Column("event_id", String(200), nullable=False),
     Column("at", String(32), nullable=False),
@@ -154,7 +155,7 @@ winners = Table(
 enrolments = Table(
     "enrolments",
     METADATA,
-    Column("enrolment", String(120), primary_key=True),
+    Column("enrolment", String(400), primary_key=True),
     Column("journey", String(80), nullable=False),
     Column("version", Integer, nullable=False),
     Column("entry", String(60), nullable=False),
@@ -174,7 +175,7 @@ passages = Table(
     Column("user_id", String(500), nullable=False),
     Column("key", String(500), nullable=False),
     Column("entry", String(60), nullable=False),
-    Column("enrolment", String(120), nullable=False),
+    Column("enrolment", String(400), nullable=False),
     Column("entered_at", String(32), nullable=False),
     Column("started", Integer, nullable=False),
     Column("begun_at", String(32)),
@@ -205,7 +206,7 @@ passages = Table(
 refusals = Table(
     "refusals",
     METADATA,
-    Column("enrolment", String(120), primary_key=True),
+    Column("enrolment", String(400), primary_key=True),
     Column("user_id", String(500), primary_key=True),
     Column("key", String(500), primary_key=True),
     Column("journey", String(80), nullable=False),
@@ -259,6 +260,7 @@ pushes = Table(
     Index("pushes_by_user", "user_id", "at"),
     Index("pushes_by_outcome", "outcome", "at"),
     Index("pushes_by_sending", "sent_at"),
+    Index("pushes_by_push_id", "push_id"),
 )
 
 

@@ -1,0 +1,136 @@
+"""Starting the runs of admitted users: each once, whatever was killed in between."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from temporalio.client import Client
+from temporalio.common import (
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities.records.admissions import Admission
+from activities.records.catalogue import SavedJourney
+from workflows.contracts import (
+    JOURNEY_ID,
+    JOURNEY_USER_ID,
+    JOURNEY_VERSION,
+    USERS_QUEUE,
+    UserJourneyInput,
+    user_workflow_id,
+)
+from workflows.errors import StoreUnavailable
+
+STARTS_AT_ONCE = 50
+"""Starts under way at one moment: more gain nothing on one server."""
+ID_IN_USE_SECONDS = 30.0
+"""How long a start waits for a workflow id whose earlier run is closing."""
+PAUSE_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Way:
+    """What the runs of one admission share.
+
+    Attributes:
+        saved: The journey's version.
+        version: Its number.
+        entry: The entry taken.
+        key: The key of keyed runs.
+    """
+
+    saved: SavedJourney
+    version: int
+    entry: str
+    key: str = ""
+
+
+class Starter:
+    """Starts runs, some at a time."""
+
+    def __init__(self) -> None:
+        self._slots = asyncio.Semaphore(STARTS_AT_ONCE)
+
+    async def start(self, client: Client, way: Way, admission: Admission) -> None:
+        """Start the run of an admission; returns when it runs, or ran.
+
+        Args:
+            client: Reaches the server.
+            way: The version and the entry.
+            admission: Who was admitted.
+
+        Raises:
+            StoreUnavailable: Another run holds the workflow id and does not end. Temporal retries.
+        """
+        document = way.saved.document
+        workflow_id = user_workflow_id(document.journey, admission.user_id, way.key)
+        waited = 0.0
+        # A run that a dead worker started may have ended meanwhile, and then its id is free for a second one.
+        if admission.known and await self._runs(client, workflow_id, admission.passage):
+            return
+        while True:
+            try:
+                async with self._slots:
+                    await client.start_workflow(
+                        "UserJourney",
+                        UserJourneyInput(
+                            journey=document.journey,
+                            user_id=admission.user_id,
+                            key=way.key,
+                            entry=way.entry,
+                            passage=admission.passage,
+                            version=way.version,
+                            digest=way.saved.digest,
+                            routes=way.saved.routes,
+                        ),
+                        id=workflow_id,
+                        task_queue=USERS_QUEUE,
+                        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                        id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+                        search_attributes=search_attributes(document.journey, way.version, admission.user_id),
+                        static_summary=f"{document.title or document.journey}: {admission.user_id}",
+                    )
+                return
+            except WorkflowAlreadyStartedError:
+                # Either this passage's run, started by a worker that died before it could write so, or an earlier
+                # run of the user that has left the journey and is about to close.
+                if await self._runs(client, workflow_id, admission.passage):
+                    return
+                if waited >= ID_IN_USE_SECONDS:
+                    raise StoreUnavailable(
+                        f"the workflow id {workflow_id!r} is held by another run that does not end: "
+                        "see it in Temporal's UI, and terminate it if it is stuck"
+                    ) from None
+                waited += PAUSE_SECONDS
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _runs(self, client: Client, workflow_id: str, passage: str) -> bool:
+        """Tell whether the newest run of a workflow id, open or ended, is a passage's."""
+        handle = client.get_workflow_handle(workflow_id)
+        try:
+            async with self._slots:
+                async for event in handle.fetch_history_events(page_size=1):
+                    payloads = event.workflow_execution_started_event_attributes.input.payloads
+                    (given,) = await client.data_converter.decode(payloads, [UserJourneyInput])
+                    return bool(given.passage == passage)
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+        return False
+
+
+def search_attributes(journey: str, version: int, user_id: str) -> TypedSearchAttributes:
+    """Give a run's search attributes: set at its start, they cost no event."""
+    return TypedSearchAttributes(
+        [
+            SearchAttributePair(JOURNEY_ID, journey),
+            SearchAttributePair(JOURNEY_VERSION, str(version)),
+            SearchAttributePair(JOURNEY_USER_ID, user_id),
+        ]
+    )
