@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ from temporalio import activity
 
 from activities.faults import as_failures
 from activities.records.admissions import Arrival
+from activities.records.gate import Life
 from activities.starting import Starter, Way
 from activities.stores import Stores
 from workflows.contracts import Audience, Enrolled, EnrolmentRequest
@@ -23,6 +25,8 @@ PAGE = 500
 BACKLOG_LIMIT = 2_000
 """Most runs started but not begun: the server and the workers see a stream, not a flood."""
 BACKLOG_SECONDS = 0.2
+GATE_SECONDS = 0.5
+"""How often a paused enrolment looks whether it may go on."""
 
 
 class EnrolmentActivities:
@@ -106,12 +110,24 @@ class EnrolmentActivities:
         )
         client, starter = activity.client(), Starter()
         way = Way(saved, request.version, request.entry)
+        await stores.gate.renew()  # the copy may be of a start before this one
         beating = asyncio.create_task(_beat())
         try:
             for page in self._pages(request.enrolment, cursor, audience.users):
                 await self._wait_for_room(request.journey)
+                life = await self._wait_while_paused(request.journey)
                 if activity.is_worker_shutdown():
                     raise WorkerStopping(f"this worker stops: another one goes on behind user {cursor} of the audience")
+                if life is None or life.state != "running":
+                    break  # finished meanwhile: nobody enters any more
+                if life.version != way.version:
+                    # Another version has taken over: whoever comes now enters it, where it has this entry.
+                    saved = stores.catalogue.journey(life.digest)
+                    if not isinstance(saved.document.entries.get(request.entry), AudienceEntry):
+                        break
+                    way = Way(saved, life.version, request.entry)
+                    document = saved.document
+                    arrival = replace(arrival, version=life.version, reentry=document.reentry, cap=document.entry_cap)
                 admissions = await stores.ledger.admit(arrival, page)
                 entering = [admission for admission in admissions if not admission.refused]
                 starting = (starter.start(client, way, one) for one in entering if not one.started)
@@ -131,6 +147,14 @@ class EnrolmentActivities:
             if activity.is_worker_shutdown():
                 return
             await asyncio.sleep(BACKLOG_SECONDS)
+
+    async def _wait_while_paused(self, journey: str) -> Life | None:
+        """Wait while the journey is paused, unless the worker stops; give its life."""
+        while (life := await self._stores.gate.life(journey)) is not None and life.state == "paused":
+            if activity.is_worker_shutdown():
+                break
+            await asyncio.sleep(GATE_SECONDS)
+        return life
 
     def _snapshot(self, enrolment: str) -> Path:
         return self._stores.snapshots / f"{quote(enrolment, safe='')}.parquet"
