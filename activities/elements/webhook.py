@@ -49,12 +49,18 @@ class OutsideOnly(AbstractResolver):
         self._allowed = frozenset(host.lower() for host in allowed)
         self._resolver: ThreadedResolver | None = None
 
-    def allows(self, host: str) -> bool:
-        """Tell whether a host, given as an address, may be reached; a name is looked up first, and then judged."""
-        try:
-            return host.lower() in self._allowed or ipaddress.ip_address(host.strip("[]")).is_global
-        except ValueError:
+    async def leads_outside(self, host: str) -> bool:
+        """Tell whether a host may be reached, by its address or by those its name has; a name without any may."""
+        if host.lower() in self._allowed:
             return True
+        try:
+            return ipaddress.ip_address(host.strip("[]")).is_global
+        except ValueError:
+            pass
+        try:
+            return any(ipaddress.ip_address(one["host"]).is_global for one in await self._looked_up(host, 0))
+        except OSError:
+            return True  # not found now: posting tells, and tries again
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -64,15 +70,20 @@ class OutsideOnly(AbstractResolver):
         Raises:
             OSError: There are none.
         """
-        if self._resolver is None:  # it belongs to the loop that it is made in
-            self._resolver = ThreadedResolver()
-        found = await self._resolver.resolve(host, port, family)
+        found = await self._looked_up(host, port, family)
         if host.lower() in self._allowed:
             return found
         outside = [one for one in found if ipaddress.ip_address(one["host"]).is_global]
         if not outside:
             raise OSError(f"{host!r} leads inside the network: name it in JOURNEYS_WEBHOOK_HOSTS to allow it")
         return outside
+
+    async def _looked_up(
+        self, host: str, port: int, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        if self._resolver is None:  # it belongs to the loop that it is made in
+            self._resolver = ThreadedResolver()
+        return await self._resolver.resolve(host, port, family)
 
     async def close(self) -> None:
         """Let go of what looks names up."""
@@ -134,7 +145,7 @@ class WebhookActivities:
         except MissingValue as missing:
             return _answer(element, VALUE_MISSING, str(missing))
         url = URL(element.url)
-        if not self._resolver.allows(url.host or ""):
+        if not await self._resolver.leads_outside(url.host or ""):
             return _answer(element, REFUSED, f"{url.host!r} is inside the network")
         await case.require_open()
         about = {"journey": visit.journey, "element": visit.element, "user_id": visit.user_id}
