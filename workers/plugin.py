@@ -37,6 +37,7 @@ LIGHT_MODULES = (
     "pydantic",
     "pydantic_core",
     "annotated_types",
+    "workflows.calendar",
     "workflows.conditions",
     "workflows.contracts",
     "workflows.documents",

@@ -1,7 +1,8 @@
 """Wall clocks and calendars: what a time of day, a weekday, a date or silent hours mean in a zone, as instants.
 
 Every function is pure: no clock, no settings. What it gives depends on the IANA database of the machine, which changes
-several times a year, so a run asks once and keeps the instant.
+several times a year, so a run asks once and keeps the instant. Temporal's sandbox hides `zoneinfo`: this module has to
+be one of those that it takes from the worker.
 
 Two rules hold everywhere (RFC 5545 section 3.3.5 has the second; it moves the first by the width of the gap, past the
 time that was asked for). A time of day that clocks jump over comes at the first instant after the gap. One that comes
