@@ -236,9 +236,11 @@ async def test_a_webhook_is_posted_with_one_key(
     house: House, statuses: tuple[int, ...], branch: str, posts: int
 ) -> None:
     """The object is posted, again with the same key where the other side was not ready; a refusal is a branch."""
+    outside = Outside(hosts=("127.0.0.1",))
     async with receiver(*statuses) as (url, got):
-        plugin = JourneysPlugin(house.stores, outside=Outside(hosts=("127.0.0.1",)))
+        plugin = JourneysPlugin(house.stores, outside=outside)
         _, run = await passed(house, HOOK.format(url=url), plugin=plugin)
+    await outside.close()
     assert (run.steps[0].branch, len(got)) == (branch, posts)
     assert {json.dumps(body, sort_keys=True) for _, body in got} == {
         json.dumps({"element": "it", "journey": "one", "name": "Anna", "user_id": "u1"}, sort_keys=True)

@@ -35,14 +35,21 @@ def delivery_rules(settings: Settings) -> DeliveryRules:
     )
 
 
-def outside(settings: Settings) -> Outside:
-    """Read how webhooks reach other systems from the settings."""
+@asynccontextmanager
+async def open_outside(settings: Settings) -> AsyncIterator[Outside]:
+    """Open what posts to other systems, and close it at the end.
+
+    Args:
+        settings: The secret, and the hosts inside the network that may be reached.
+    """
     secret = settings.webhook_secret
-    return Outside(
-        secret=secret.get_secret_value() if secret is not None else None,
-        hosts=settings.webhook_hosts,
-        ca_file=settings.push_ca_file,
+    found = Outside(
+        secret.get_secret_value() if secret is not None else None, settings.webhook_hosts, settings.push_ca_file
     )
+    try:
+        yield found
+    finally:
+        await found.close()
 
 
 @asynccontextmanager

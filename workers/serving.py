@@ -16,7 +16,7 @@ from activities.stores import Stores
 from workers.connecting import connect, create_search_attributes
 from workers.opening import open_stores
 from workers.plugin import JourneysPlugin
-from workers.providers import delivery_rules, open_providers, outside
+from workers.providers import delivery_rules, open_outside, open_providers
 from workers.settings import Settings
 from workflows.contracts import JOURNEYS_QUEUE, PUSH_QUEUE, USERS_QUEUE
 
@@ -88,13 +88,13 @@ async def serving(settings: Settings, role: Role = "all") -> AsyncIterator[tuple
         StoreUnavailable: A store cannot be reached.
     """
     with open_stores(settings) as stores:
-        async with open_providers(settings) as providers:
+        async with open_providers(settings) as providers, open_outside(settings) as outside:
             plugin = JourneysPlugin(
                 stores,
                 sandbox=settings.sandbox,
                 providers=providers,
                 rules=delivery_rules(settings),
-                outside=outside(settings),
+                outside=outside,
             )
             client = await connect(settings, plugin)
             async with run_workers(client, settings, role):

@@ -7,7 +7,6 @@ import json
 import socket
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -91,35 +90,54 @@ class OutsideOnly(AbstractResolver):
             await self._resolver.close()
 
 
-@dataclass(frozen=True)
 class Outside:
-    """How other systems are reached.
+    """Posts to other systems, outside the network unless a host is named. For one event loop.
 
-    Attributes:
+    Args:
         secret: Signs what is posted; null for none.
         hosts: Hosts that may be reached although they are inside the network.
         ca_file: Certificates to trust beside the system's.
     """
 
-    secret: str | None = field(default=None, repr=False)
-    hosts: tuple[str, ...] = ()
-    ca_file: Path | None = None
+    def __init__(self, secret: str | None = None, hosts: Collection[str] = (), ca_file: Path | None = None) -> None:
+        self._secret = secret.encode() if secret else UNSIGNED
+        self._resolver = OutsideOnly(hosts)
+        self._client = Http1Client(tls_context(ca_file), resolver=self._resolver)
+
+    async def leads_outside(self, host: str) -> bool:
+        """Tell whether a host may be reached."""
+        return await self._resolver.leads_outside(host)
+
+    async def post(self, url: URL, payload: Mapping[str, Any], *, key: str) -> Reply:
+        """Post an object once, and say what is known about it."""
+        body, timestamp = json.dumps(payload, ensure_ascii=False).encode(), str(int(time.time()))
+        headers = {
+            "Content-Type": "application/json",
+            "Idempotency-Key": key,
+            "Push-Timestamp": timestamp,
+            "Push-Signature": f"sha256={signature(self._secret, timestamp, body)}",
+        }
+        found = await self._client.post(url, body, headers)
+        if isinstance(found, Reply):
+            return found
+        return meaning_of(found.status).answer(f"{found.status} {found.text()}".strip(), found, time.time())
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        await self._client.close()
 
 
 class WebhookActivities:
-    """Posts to other systems.
+    """Tells other systems about users.
 
     Args:
         passing: Decides whether an element may go ahead.
-        outside: How other systems are reached.
+        outside: Posts to other systems.
     """
 
     def __init__(self, passing: Passing, outside: Outside | None = None) -> None:
         self._passing = passing
-        found = outside or Outside()
-        self._secret = found.secret.encode() if found.secret else UNSIGNED
-        self._resolver = OutsideOnly(found.hosts)
-        self._client = Http1Client(tls_context(found.ca_file), resolver=self._resolver)
+        self._outside = outside or Outside()
 
     @activity.defn(name="webhook")
     @as_failures
@@ -145,11 +163,13 @@ class WebhookActivities:
         except MissingValue as missing:
             return _answer(element, VALUE_MISSING, str(missing))
         url = URL(element.url)
-        if not await self._resolver.leads_outside(url.host or ""):
+        if not await self._outside.leads_outside(url.host or ""):
             return _answer(element, REFUSED, f"{url.host!r} is inside the network")
         await case.require_open()
         about = {"journey": visit.journey, "element": visit.element, "user_id": visit.user_id}
-        reply = await self._send(url, {**data, **about}, key=str(uuid5(NAMESPACE_URL, f"{visit.passage}/{visit.step}")))
+        reply = await self._outside.post(
+            url, {**data, **about}, key=str(uuid5(NAMESPACE_URL, f"{visit.passage}/{visit.step}"))
+        )
         match reply.verdict:
             case Verdict.ACCEPTED:
                 return _answer(element, ACCEPTED, reply.detail)
@@ -163,19 +183,6 @@ class WebhookActivities:
                 )
             case _:
                 return _answer(element, REFUSED, reply.detail)
-
-    async def _send(self, url: URL, payload: Mapping[str, Any], *, key: str) -> Reply:
-        body, timestamp = json.dumps(payload, ensure_ascii=False).encode(), str(int(time.time()))
-        headers = {
-            "Content-Type": "application/json",
-            "Idempotency-Key": key,
-            "Push-Timestamp": timestamp,
-            "Push-Signature": f"sha256={signature(self._secret, timestamp, body)}",
-        }
-        found = await self._client.post(url, body, headers)
-        if isinstance(found, Reply):
-            return found
-        return meaning_of(found.status).answer(f"{found.status} {found.text()}".strip(), found, time.time())
 
 
 def _answer(element: Webhook, outcome: str, because: str) -> Answer:
