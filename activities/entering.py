@@ -96,6 +96,7 @@ class EnteringActivities:
             key=key,
             cap=document.entry_cap,
             properties=user.values,
+            while_running=True,
         )
 
 

@@ -100,6 +100,7 @@ class EntryActivities:
             at=request.now,
             key=request.key,
             cap=document.entry_cap,
+            while_running=True,
         )
         reason = "" if life.state == "running" else "not-running"
         if not reason and bool(request.key) != isinstance(document.reentry, Keyed):

@@ -129,12 +129,15 @@ class LifeActivities:
             request: Which version of which journey.
 
         Returns:
-            The final numbers.
+            The final numbers, with nobody inside.
 
         Raises:
-            ApplicationError: A store cannot be reached. Temporal retries.
+            ApplicationError: Somebody has come in since it was found empty, or a store cannot be reached: Temporal asks
+                again later.
         """
-        await self._stores.ledger.finish_journey(request.journey, request.launch, request.now)
+        inside = await self._stores.ledger.finish_journey(request.journey, request.launch, request.now, when_empty=True)
+        if inside:
+            raise StillInside(f"{inside} users have come into {request.journey!r} in the last moment")
         return await self._count(request)
 
     @activity.defn(name="count")

@@ -16,7 +16,7 @@ from uuid import NAMESPACE_URL, uuid5
 from sqlalchemy import Connection, Row, func, select, update
 
 from activities.records.database import Database
-from activities.records.rows import enrolments, instant, passages, refusals, waits
+from activities.records.rows import enrolments, instant, journeys, passages, refusals, waits
 from workflows.conditions import duration
 from workflows.contracts import Audience, Leave, user_workflow_id
 from workflows.documents import AtMost, Keyed, Reentry
@@ -66,6 +66,8 @@ class Arrival:
         enters_at: When users come in, UTC, for those for whom that is after `at`.
         properties: The values of the event by which they enter.
         event_id: That event.
+        while_running: Whether the journey has to run at the very moment of the admission: else it may be closed, empty,
+            between the question and the answer.
     """
 
     enrolment: str
@@ -79,6 +81,7 @@ class Arrival:
     enters_at: Mapping[str, datetime] = field(default_factory=dict)
     properties: Mapping[str, Any] | None = None
     event_id: str | None = None
+    while_running: bool = False
 
 
 def passage_id(enrolment: str, user_id: str, key: str = "") -> str:
@@ -129,6 +132,7 @@ class Admissions:
                 )
             )
         }
+        runs = not arrival.while_running or self._runs(connection, arrival.journey)
         answers: list[Admission] = []
         entering: list[dict[str, Any]] = []
         refusing: list[dict[str, Any]] = []
@@ -142,6 +146,7 @@ class Admissions:
             passed = [(row.entered_at, row.closed_at) for row in rows if row.key == arrival.key]
             reason = (
                 refused_before.get(user)
+                or ("" if runs else "not-running")
                 or _refusal_of_id(arrival, user)
                 or refusal_reason(arrival.reentry, passed, arrival.at)
                 or cap_reason(arrival.cap, [row.entered_at for row in rows], arrival.at)
@@ -170,6 +175,10 @@ class Admissions:
         if refusing:
             connection.execute(refusals.insert(), refusing)
         return answers
+
+    def _runs(self, connection: Connection, journey: str) -> bool:
+        query = select(journeys.c.state).where(journeys.c.journey == journey).with_for_update()
+        return connection.execute(query).scalar_one_or_none() == "running"
 
     async def refuse(self, arrival: Arrival, user_id: str, passage: str, reason: str) -> str:
         """Write down that one user was refused before the re-entry rule was asked.

@@ -262,17 +262,32 @@ class Ledger(Admissions):
 
         await self.database.write(work)
 
-    async def finish_journey(self, journey: str, launch: str, at: datetime) -> None:
-        """Write down that a start of a journey is over."""
+    async def finish_journey(self, journey: str, launch: str, at: datetime, *, when_empty: bool = False) -> int:
+        """Write down that a start of a journey is over: nobody enters any more.
 
-        def work(connection: Connection) -> None:
-            connection.execute(
-                update(journeys)
-                .where(journeys.c.journey == journey, journeys.c.launch == launch)
-                .values(state="finished", changed_at=instant(at))
-            )
+        Args:
+            journey: The journey.
+            launch: Names the start.
+            at: The instant, UTC.
+            when_empty: Leave it running while somebody is inside.
 
-        await self.database.write(work)
+        Returns:
+            How many are inside.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be written. Temporal retries.
+        """
+
+        def work(connection: Connection) -> int:
+            own = (journeys.c.journey == journey, journeys.c.launch == launch)
+            connection.execute(select(journeys.c.state).where(*own).with_for_update())
+            query = select(func.count()).where(passages.c.journey == journey, passages.c.closed_at.is_(None))
+            inside = int(connection.execute(query).scalar_one())
+            if not (when_empty and inside):
+                connection.execute(update(journeys).where(*own).values(state="finished", changed_at=instant(at)))
+            return inside
+
+        return await self.database.write(work)
 
     async def archive(self, journey: str, version: int, digest: str, at: datetime, *, undo: bool = False) -> str:
         """Put a journey away that does not run, or take it out again.
