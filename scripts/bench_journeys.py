@@ -1,0 +1,375 @@
+"""Measure journeys: `python -m scripts.bench_journeys [--json] [--users N] [--rounds N]`.
+
+On the embedded server, started here, with the worker in this process as `journeys dev` has it. Every shape passes the
+same number of users, in turn: A B C D A B C D ... Times are medians, and so are the ratios, taken round by round, so
+that a machine whose speed drifts does not favour anybody.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.worker import Worker
+
+from activities.documents.reading import read_text
+from activities.documents.saving import save_documents
+from activities.stores import Stores
+from scripts.bench_shapes import Empty, NineActivities, OrdinaryActivities, bench_step
+from scripts.output import people, print_table
+from workers.connecting import connect
+from workers.embedded import run_embedded_server
+from workers.engine import Engine
+from workers.opening import open_stores
+from workers.plugin import JourneysPlugin, activities_of
+from workers.serving import run_workers, serving
+from workers.settings import Settings
+from workflows.contracts import USERS_QUEUE, Stats, UserJourneyInput, user_workflow_id
+
+STARTS_AT_ONCE = 50
+"""As many as enrolment has under way."""
+BENCH_QUEUE = "bench"
+EXTRA = 27
+"""Elements that the longer journey has more than the win-back journey."""
+
+MOST_UNBEGUN = 1_500
+"""Runs that may be started and not begun before enrolment waits for the workers."""
+
+ENROLLED = """\
+journey: {name}
+entries:
+  start: {{kind: audience-entry, audience: {{everyone: true}}, next: done}}
+elements:
+  done: {{kind: exit}}
+"""
+
+HELD = """\
+journey: {name}
+entries:
+  start: {{kind: audience-entry, audience: {{everyone: true}}, next: hold}}
+elements:
+  hold: {{kind: time-delay, date: {date}, time: "{time}", timezone: UTC, next: done}}
+  done: {{kind: exit}}
+"""
+
+WIN_BACK = """\
+journey: {name}
+entries:
+  start: {{kind: audience-entry, audience: {{attribute: plan, is: paid}}, next: loyal}}
+elements:
+  loyal:
+    kind: condition-split
+    match: {{attribute: age, at_least: 18}}
+    branches: {{users_in_segment: promo, all_other_users: {other}}}
+  promo: {{kind: push, message: {{title: "Merci {{{{ user.first_name }}}}", body: "-20 %"}}, next: done}}
+{more}  done: {{kind: exit}}
+"""
+
+
+@dataclass
+class Bench:
+    """What is measured on: the client, the stores, and the figures found."""
+
+    settings: Settings
+    client: Client
+    stores: Stores
+    users: list[str]
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    cpu: dict[str, list[float]] = field(default_factory=dict)
+
+    def save(self, name: str, *, more: int = 0) -> None:
+        """Save the win-back journey under a name, with more elements on the way of "All other users" where asked."""
+        extra = "".join(
+            f"  more-{number}: {{kind: push, message: {{title: T, body: B}}, "
+            f"next: {f'more-{number + 1}' if number + 1 < more else 'done'}}}\n"
+            for number in range(more)
+        )
+        text = WIN_BACK.format(name=name, more=extra, other="more-0" if more else "done")
+        save_documents(self.stores, read_text(text, "bench.yaml"), datetime.now(UTC))
+
+    async def open(self, name: str) -> UserJourneyInput:
+        """Let runs of a saved journey be started by hand, and give what one is started with."""
+        saved = self.stores.catalogue.find("journey", name)
+        await self.stores.ledger.open_journey(name, saved.version, saved.digest, "bench", datetime.now(UTC))
+        routes = self.stores.catalogue.journey(saved.digest).routes
+        return UserJourneyInput(journey=name, user_id="", entry="start", version=1, digest=saved.digest, routes=routes)
+
+    async def measure(self, shape: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Take the seconds that all users take, and the processor time of this process."""
+        began, cpu = time.perf_counter(), time.process_time()
+        await work()
+        self.seconds.setdefault(shape, []).append(time.perf_counter() - began)
+        self.cpu.setdefault(shape, []).append(time.process_time() - cpu)
+
+
+async def start_all(bench: Bench, workflow: str, given: UserJourneyInput, queue: str) -> None:
+    """Start a run for each user, some at a time."""
+    slots = asyncio.Semaphore(STARTS_AT_ONCE)
+
+    async def one(user: str) -> None:
+        async with slots:
+            await bench.client.start_workflow(
+                workflow,
+                given.model_copy(update={"user_id": user}),
+                id=user_workflow_id(given.journey, user),
+                task_queue=queue,
+            )
+
+    await asyncio.gather(*(one(user) for user in bench.users))
+
+
+async def pass_all(bench: Bench, workflow: str, given: UserJourneyInput, queue: str) -> None:
+    """Start a run for each user, and wait until all of them have ended."""
+    await start_all(bench, workflow, given, queue)
+    # A look at the count costs the server less than a long poll for each.
+    query = f"WorkflowType = '{workflow}' AND WorkflowId STARTS_WITH '{user_workflow_id(given.journey, '')}'"
+    while (await bench.client.count_workflows(f"{query} AND ExecutionStatus = 'Completed'")).count < len(bench.users):
+        await asyncio.sleep(0.05)
+
+
+async def ours(bench: Bench, name: str) -> None:
+    """Start the journey, as `journeys start` does, and wait until everybody has left."""
+    engine = Engine(bench.settings, bench.stores)
+    report = await engine.start(name, client=bench.client)
+    stats: Stats = await engine.result(report, client=bench.client)
+    if stats.elements["promo"].users != {"accepted": len(bench.users)}:
+        raise SystemExit(f"not everybody was pushed: {stats.elements['promo'].users}")
+
+
+async def cost(bench: Bench, name: str) -> dict[str, float]:
+    """Count what one pushed user's run costs: history events, bytes, and actions as Temporal Cloud bills them."""
+    handle = bench.client.get_workflow_handle(user_workflow_id(name, bench.users[0]))
+    info = (await handle.describe()).raw_description.workflow_execution_info
+    history = await handle.fetch_history()
+    kinds = [event.WhichOneof("attributes") for event in history.events]
+    # Local activities of one workflow task are one action together.
+    tasks, marked = 0, False
+    for kind in kinds:
+        if kind == "workflow_task_completed_event_attributes":
+            marked = False
+        elif kind == "marker_recorded_event_attributes" and not marked:
+            tasks, marked = tasks + 1, True
+    actions = 1 + kinds.count("activity_task_scheduled_event_attributes") + tasks
+    return {"events": info.history_length, "bytes": info.history_size_bytes, "actions": actions}
+
+
+@asynccontextmanager
+async def opened(home: Path, users: int) -> AsyncIterator[Bench]:
+    """Start a server and a worker in an empty home, with an audience of which everybody will be pushed."""
+    settings = Settings(home=home)
+    async with run_embedded_server(settings), serving(settings) as (client, stores):
+        names = [f"user-{number:07}" for number in range(users)]
+        frame = pl.DataFrame({"user_id": names}).with_columns(
+            plan=pl.lit("paid"), age=pl.lit(30, dtype=pl.Int64), first_name=pl.lit("Anna")
+        )
+        stores.tables.upsert("users", frame, "user_id")
+        devices = pl.DataFrame({"device_id": names, "user_id": names}).with_columns(
+            platform=pl.lit("ios"), opt_in=pl.lit(True)
+        )
+        stores.tables.upsert("devices", devices, "device_id")
+        bench = Bench(settings, client, stores, names)
+        # On a queue of another name the client's plugin brings all of ours.
+        async with Worker(
+            client,
+            task_queue=BENCH_QUEUE,
+            workflows=[Empty, OrdinaryActivities, NineActivities],
+            activities=[bench_step],
+            max_cached_workflows=settings.cached_workflows,
+            max_concurrent_workflow_tasks=settings.concurrent_activities,
+            max_concurrent_activities=settings.concurrent_activities,
+            graceful_shutdown_timeout=timedelta(seconds=5),
+        ):
+            yield bench
+
+
+async def enrolment(home: Path, users: int, rounds: int) -> dict[str, float]:
+    """Take starts a second by enrolment, against a bare loop of starts; nobody serves the runs meanwhile.
+
+    Returns:
+        Medians: `enrolled` and `bare` in runs a second, and their `ratio`, taken round by round.
+    """
+    settings = Settings(home=home)
+    enrolled: list[float] = []
+    bare: list[float] = []
+    with open_stores(settings) as stores:
+        async with run_embedded_server(settings):
+            client = await connect(settings, JourneysPlugin(stores, sandbox=False))
+            names = [f"user-{number:07}" for number in range(users)]
+            stores.tables.upsert("users", pl.DataFrame({"user_id": names}).with_columns(plan=pl.lit("paid")), "user_id")
+            bench = Bench(settings, client, stores, names)
+            # Without the plugin, which would bring the workflows that are not to be served.
+            plain = await Client.connect(
+                client.service_client.config.target_host, data_converter=pydantic_data_converter
+            )
+            only = Worker(plain, task_queue=USERS_QUEUE, activities=activities_of(stores)[USERS_QUEUE])
+            async with run_workers(client, settings, "journeys"), only:
+                for number in range(rounds):
+                    text = ENROLLED.format(name=f"enrol-{number}")
+                    save_documents(stores, read_text(text, "bench.yaml"), datetime.now(UTC))
+                    await Engine(settings, stores).start(f"enrol-{number}", client=client)
+                    evaluated = time.perf_counter()
+                    while stores.ledger.waiting_to_begin(f"enrol-{number}") < users:
+                        await asyncio.sleep(0.01)
+                    enrolled.append(users / (time.perf_counter() - evaluated))
+                    given = (await bench.open(f"enrol-{number}")).model_copy(update={"journey": f"bare-{number}"})
+                    began = time.perf_counter()
+                    await start_all(bench, "UserJourney", given, "nobody")
+                    bare.append(users / (time.perf_counter() - began))
+    ratios = [one / other for one, other in zip(enrolled, bare, strict=True)]
+    return {
+        "enrolled": statistics.median(enrolled),
+        "bare": statistics.median(bare),
+        "ratio": statistics.median(ratios),
+    }
+
+
+async def waiting(bench: Bench, name: str, seconds: float) -> dict[str, float]:
+    """Hold all users until one second, and take what a waiting user costs and how fast they wake together.
+
+    Returns:
+        `kilobytes` of this process for each waiting user, `woken` users a second, and milliseconds of processor `cpu`
+        for each.
+    """
+    due = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
+    text = HELD.format(name=name, date=due.date().isoformat(), time=due.strftime("%H:%M:%S"))
+    save_documents(bench.stores, read_text(text, "bench.yaml"), datetime.now(UTC))
+    before = resident_bytes()
+    engine = Engine(bench.settings, bench.stores)
+    report = await engine.start(name, client=bench.client)
+    query = f"JourneyId = '{name}' AND JourneyElement = 'hold'"
+    while (await bench.client.count_workflows(query)).count < len(bench.users):
+        if datetime.now(UTC) > due:
+            return {}  # the machine is too slow: some woke before all waited
+        await asyncio.sleep(0.2)
+    held = resident_bytes() - before
+    await asyncio.sleep((due - datetime.now(UTC)).total_seconds())
+    began, cpu = time.perf_counter(), time.process_time()
+    await engine.result(report, client=bench.client)
+    took = time.perf_counter() - began
+    return {
+        "kilobytes": held / 1024 / len(bench.users),
+        "woken": len(bench.users) / took,
+        "cpu": (time.process_time() - cpu) * 1000 / len(bench.users),
+    }
+
+
+def resident_bytes() -> int:
+    """Give the memory that this process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+async def run(users: int, rounds: int, wait_users: int) -> dict[str, Any]:
+    """Measure everything, and give the figures as JSON data."""
+    figures: dict[str, Any] = {"users": users, "rounds": rounds, "machine": machine()}
+    with tempfile.TemporaryDirectory() as folder:
+        async with opened(Path(folder) / "shapes", users) as bench:
+            figures["settings"] = {
+                name: getattr(bench.settings, name) for name in ("pollers", "cached_workflows", "concurrent_activities")
+            }
+            for number in range(rounds):
+                await one_round(bench, number)
+                people(stderr=True).print(f"round {number + 1} of {rounds}: {told(bench, number)}", markup=False)
+            figures["seconds"] = {shape: statistics.median(found) for shape, found in bench.seconds.items()}
+            figures["users_per_second"] = {shape: users / found for shape, found in figures["seconds"].items()}
+            figures["worker_cpu_ms"] = {
+                shape: statistics.median(found) * 1000 / users for shape, found in bench.cpu.items()
+            }
+            figures["ratios"] = {
+                f"{shape} to {other}": statistics.median(
+                    theirs / mine for mine, theirs in zip(bench.seconds[shape], bench.seconds[other], strict=True)
+                )
+                for shape, other in (("ours", "empty"), ("ours", "ordinary"), ("ours", "nine"))
+            }
+            figures["cost"] = await cost(bench, "ours-0")
+            figures["cost_of_30_elements"] = await cost(bench, "long")
+        figures["enrolment"] = await enrolment(Path(folder) / "enrolment", min(users, MOST_UNBEGUN), rounds)
+        async with opened(Path(folder) / "waiting", wait_users) as bench:
+            figures["waiting"] = {"users": wait_users} | await waiting(bench, "held", 10 + wait_users / 25)
+    return figures
+
+
+async def one_round(bench: Bench, number: int) -> None:
+    """Pass all users once by each shape."""
+    bench.save(f"ours-{number}")
+    bench.save(f"ordinary-{number}")
+    given = await bench.open(f"ordinary-{number}")
+    empty, nine = (given.model_copy(update={"journey": f"{shape}-{number}"}) for shape in ("empty", "nine"))
+    await bench.measure("empty", lambda: pass_all(bench, "Empty", empty, BENCH_QUEUE))
+    await bench.measure("ours", lambda: ours(bench, f"ours-{number}"))
+    await bench.measure("ordinary", lambda: pass_all(bench, "OrdinaryActivities", given, BENCH_QUEUE))
+    await bench.measure("nine", lambda: pass_all(bench, "NineActivities", nine, BENCH_QUEUE))
+    if number == 0:
+        bench.save("long", more=EXTRA)
+        await ours(bench, "long")
+
+
+def told(bench: Bench, number: int) -> str:
+    """Word one round's figures."""
+    return ", ".join(f"{shape} {len(bench.users) / found[number]:.0f}/s" for shape, found in bench.seconds.items())
+
+
+def machine() -> str:
+    """Name the machine: processors and architecture."""
+    return f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, Python {platform.python_version()}"
+
+
+def print_figures(figures: dict[str, Any]) -> None:
+    """Print the figures for people."""
+    print_table(
+        ("shape", "seconds", "users/s", "worker CPU ms a user"),
+        [
+            (
+                shape,
+                f"{seconds:.2f}",
+                f"{figures['users_per_second'][shape]:.1f}",
+                f"{figures['worker_cpu_ms'][shape]:.1f}",
+            )
+            for shape, seconds in figures["seconds"].items()
+        ],
+    )
+    goals = {"ours to empty": 0.6, "ours to nine": 3.0}
+    for name, ratio in figures["ratios"].items():
+        goal = f" (goal {goals[name]:g})" if name in goals else ""
+        people().print(f"{name}: {ratio:.2f}{goal}", markup=False)
+    for name in ("cost", "cost_of_30_elements", "enrolment", "waiting"):
+        said = ", ".join(f"{key} {value:.4g}" for key, value in figures[name].items())
+        people().print(f"{name.replace('_', ' ')}: {said}", markup=False)
+
+
+def main() -> int:
+    """Parse the arguments, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object last")
+    parser.add_argument("--users", type=int, default=500, help="users that each shape passes in a round")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of all shapes in turn")
+    parser.add_argument("--waiting", type=int, default=1_000, help="users who wait, and wake in the same second")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.ERROR)
+    figures = asyncio.run(run(given.users, given.rounds, given.waiting))
+    if given.json:
+        print(json.dumps(figures))
+    else:
+        print_figures(figures)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
