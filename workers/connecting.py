@@ -15,6 +15,7 @@ from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError, RPCStatusCode
 
+from workers.codec import open_codec
 from workers.plugin import JourneysPlugin
 from workers.settings import Settings
 from workflows.contracts import SEARCH_ATTRIBUTES
@@ -67,6 +68,7 @@ async def connect(settings: Settings, plugin: JourneysPlugin | None = None) -> C
 
     Raises:
         NoServer: Nothing answers there.
+        RefusedError: The file of payload keys cannot be used.
     """
     config: dict[str, Any] = dict(ClientConfig.load_client_connect_config())
     embedded = embedded_server(settings)
@@ -80,7 +82,7 @@ async def connect(settings: Settings, plugin: JourneysPlugin | None = None) -> C
         config["target_host"] = embedded.address
         source = "`journeys dev` left this address"
     address = config["target_host"]
-    plugins = [plugin or JourneysPlugin()]
+    plugins = [plugin or JourneysPlugin(codec=open_codec(settings))]
     try:
         return await asyncio.wait_for(Client.connect(**{**config, "plugins": plugins}), CONNECT_SECONDS)
     except (RuntimeError, RPCError, TimeoutError, OSError) as error:

@@ -15,12 +15,16 @@ from pathlib import Path
 
 from temporalio.client import Client
 
+from workers.codec_server import DEFAULT_HOST
+from workers.codec_server import DEFAULT_PORT as DEFAULT_CODEC_PORT
 from workers.connecting import EmbeddedServer, NoServer, embedded_file
 from workers.settings import Settings
 
 START_SECONDS = 30.0
 DEFAULT_PORT = 7233
 DEFAULT_UI_PORT = 8233
+CODEC_ENDPOINT = f"http://{DEFAULT_HOST}:{DEFAULT_CODEC_PORT}"
+"""Where the UI looks for `journeys codec-server` when payloads are encrypted."""
 PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL")
 """The server's SQLite settings: readers do not wait for the writer, and a commit does not wait for each flush."""
 
@@ -47,6 +51,7 @@ def server_command(settings: Settings, port: int, ui_port: int) -> list[str]:
         *("server", "start-dev", "--ip", "127.0.0.1", "--port", str(port), "--ui-port", str(ui_port)),
         *("--db-filename", str(settings.home / "temporal.db"), *pragmas),
         *("--log-level", "error", "--log-format", "json"),
+        *(("--ui-codec-endpoint", CODEC_ENDPOINT) if settings.payload_keys is not None else ()),
     ]
 
 

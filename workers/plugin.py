@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.plugin import SimplePlugin
 from temporalio.worker import UnsandboxedWorkflowRunner, WorkerConfig, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
@@ -27,6 +26,7 @@ from activities.push.delivery import DeliveryRules, PushActivities
 from activities.push.provider import Provider
 from activities.stores import Stores
 from activities.upkeep import UpkeepActivities
+from workers.codec import JourneysCodec, data_converter
 from workflows.contracts import JOURNEYS_QUEUE, PUSH_QUEUE, USERS_QUEUE, EventGiven, Visit
 from workflows.errors import RefusedError
 from workflows.journey import Journey
@@ -124,6 +124,7 @@ class JourneysPlugin(SimplePlugin):
         providers: The push providers that are set up, by name; the outbox needs none.
         rules: How pushes are delivered.
         outside: How webhooks reach other systems.
+        codec: Encrypts and compresses what Temporal keeps; null leaves it readable.
     """
 
     def __init__(
@@ -134,13 +135,14 @@ class JourneysPlugin(SimplePlugin):
         providers: Mapping[str, Provider] | None = None,
         rules: DeliveryRules | None = None,
         outside: Outside | None = None,
+        codec: JourneysCodec | None = None,
     ) -> None:
         runner: WorkflowRunner = UnsandboxedWorkflowRunner()
         if sandbox:
             runner = SandboxedWorkflowRunner(
                 restrictions=SandboxRestrictions.default.with_passthrough_modules(*LIGHT_MODULES)
             )
-        super().__init__("journeys", data_converter=pydantic_data_converter, workflow_runner=runner)
+        super().__init__("journeys", data_converter=data_converter(codec), workflow_runner=runner)
         self._activities = activities_of(stores, providers, rules, outside) if stores is not None else {}
 
     def configure_worker(self, config: WorkerConfig) -> WorkerConfig:

@@ -13,6 +13,7 @@ from temporalio.client import Client
 from temporalio.worker import PollerBehaviorSimpleMaximum, Worker
 
 from activities.stores import Stores
+from workers.codec import open_codec
 from workers.connecting import connect, create_search_attributes
 from workers.opening import open_stores
 from workers.plugin import JourneysPlugin
@@ -86,6 +87,7 @@ async def serving(settings: Settings, role: Role = "all") -> AsyncIterator[tuple
     Raises:
         NoServer: No Temporal server answers.
         StoreUnavailable: A store cannot be reached.
+        RefusedError: The file of payload keys cannot be used.
     """
     with open_stores(settings) as stores:
         async with open_providers(settings) as providers, open_outside(settings) as outside:
@@ -95,6 +97,7 @@ async def serving(settings: Settings, role: Role = "all") -> AsyncIterator[tuple
                 providers=providers,
                 rules=delivery_rules(settings),
                 outside=outside,
+                codec=open_codec(settings),
             )
             client = await connect(settings, plugin)
             async with run_workers(client, settings, role):

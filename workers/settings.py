@@ -90,6 +90,16 @@ class Settings(BaseSettings):
     """API token at Pushwoosh."""
     pushwoosh_base_url: str | None = None
     """Address of Pushwoosh's API; left out: its own."""
+    payload_keys: Path | None = None
+    """File of `id:key` lines, each key the base64 of 32 bytes: what Temporal keeps is encrypted with the first (AES-256
+    in GCM), and decrypted with any."""
+    payload_compression: int | None = Field(default=None, ge=0)
+    """Payloads over this many bytes are compressed; 0 for none; left out: 300 with keys, none without."""
+    id_key: SecretStr | None = Field(default=None, min_length=16)
+    """Secret of 16 characters at least: workflow ids and search attributes then carry an HMAC in place of a user's id.
+    Must not change while users are inside."""
+    codec_token: SecretStr | None = None
+    """What clients of `journeys codec-server` have to send as bearer token; left out: none, on loopback only."""
     sandbox: bool = False
     """Whether workers run workflow code in Temporal's sandbox: safer while changing it, and slower."""
     pollers: int = Field(default=20, ge=1)
