@@ -11,6 +11,7 @@ from activities.push.rates import Rates
 from activities.records.catalogue import Catalogue, SavedJourney
 from activities.records.gate import Gate
 from activities.records.ledger import Ledger
+from activities.records.pseudonyms import Pseudonyms
 from activities.records.winners import Winners
 from activities.segments.memberships import Memberships
 from activities.segments.segments import Segments
@@ -48,6 +49,11 @@ class Stores:
     gate: Gate
     winners: Winners
     snapshots: Path
+
+    @property
+    def ids(self) -> Pseudonyms:
+        """Names users towards Temporal: who opens, starts or lists their runs asks here for the workflow id."""
+        return self.ledger.ids
 
 
 def leave_by(saved: SavedJourney, target: str) -> Leave | None:

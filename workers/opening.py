@@ -12,6 +12,7 @@ from activities.records.catalogue import Catalogue
 from activities.records.database import Database
 from activities.records.gate import Gate
 from activities.records.ledger import Ledger
+from activities.records.pseudonyms import Pseudonyms
 from activities.records.winners import Winners
 from activities.segments.memberships import Memberships
 from activities.segments.segments import Segments
@@ -39,7 +40,8 @@ def open_stores(settings: Settings) -> Iterator[Stores]:
         tables = Tables(settings.tables_root, settings.storage_options)
         catalogue = Catalogue(database)
         segments = Segments(tables, catalogue, settings.timezone)
-        ledger = Ledger(database)
+        key = settings.id_key
+        ledger = Ledger(database, Pseudonyms(database, key.get_secret_value().encode() if key is not None else None))
         claims = Claims(ledger)
         yield Stores(
             tables=tables,

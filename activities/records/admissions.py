@@ -16,9 +16,10 @@ from uuid import NAMESPACE_URL, uuid5
 from sqlalchemy import Connection, Row, func, select, update
 
 from activities.records.database import Database
+from activities.records.pseudonyms import Pseudonyms
 from activities.records.rows import enrolments, instant, journeys, passages, refusals, waits
 from workflows.conditions import duration
-from workflows.contracts import Audience, Leave, user_workflow_id
+from workflows.contracts import Audience, Leave
 from workflows.documents import AtMost, Keyed, Reentry
 from workflows.errors import RefusedError
 
@@ -94,10 +95,12 @@ class Admissions:
 
     Args:
         database: Where they are kept.
+        ids: Names users towards Temporal; null names them by their ids.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, ids: Pseudonyms | None = None) -> None:
         self.database = database
+        self.ids = ids or Pseudonyms(database)
 
     async def admit(self, arrival: Arrival, users: list[str], passage: str = "") -> list[Admission]:
         """Admit users, each by the re-entry rule, in one transaction.
@@ -147,7 +150,7 @@ class Admissions:
             reason = (
                 refused_before.get(user)
                 or ("" if runs else "not-running")
-                or _refusal_of_id(arrival, user)
+                or self._refusal_of_id(arrival, user)
                 or refusal_reason(arrival.reentry, passed, arrival.at)
                 or cap_reason(arrival.cap, [row.entered_at for row in rows], arrival.at)
             )
@@ -172,6 +175,7 @@ class Admissions:
                 )
         if entering:
             connection.execute(passages.insert(), entering)
+            self.ids.remember(connection, [row["user_id"] for row in entering])
         if refusing:
             connection.execute(refusals.insert(), refusing)
         return answers
@@ -179,6 +183,14 @@ class Admissions:
     def _runs(self, connection: Connection, journey: str) -> bool:
         query = select(journeys.c.state).where(journeys.c.journey == journey).with_for_update()
         return connection.execute(query).scalar_one_or_none() == "running"
+
+    def _refusal_of_id(self, arrival: Arrival, user_id: str) -> str:
+        """Refuse a user whose id makes no workflow id: nothing could be started for him, and others must not wait."""
+        try:
+            self.ids.workflow_id(arrival.journey, user_id, arrival.key)
+        except RefusedError as error:
+            return error.code
+        return ""
 
     async def refuse(self, arrival: Arrival, user_id: str, passage: str, reason: str) -> str:
         """Write down that one user was refused before the re-entry rule was asked.
@@ -396,15 +408,6 @@ def cap_reason(cap: AtMost | None, entered: list[str], at: datetime) -> str:
         return ""
     since = instant(at - duration(cap.per))
     return "too-often" if sum(moment > since for moment in entered) >= cap.at_most else ""
-
-
-def _refusal_of_id(arrival: Arrival, user_id: str) -> str:
-    """Refuse a user whose id makes no workflow id: nothing could be started for him, and others must not wait."""
-    try:
-        user_workflow_id(arrival.journey, user_id, arrival.key)
-    except RefusedError as error:
-        return error.code
-    return ""
 
 
 def _admission(row: Row[Any]) -> Admission:
