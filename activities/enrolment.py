@@ -108,7 +108,7 @@ class EnrolmentActivities:
             at=request.now,
             cap=saved.document.entry_cap,
         )
-        client, starter = activity.client(), Starter()
+        client, starter = activity.client(), Starter(stores.ids)
         way = Way(saved, request.version, request.entry)
         await stores.gate.renew()  # the copy may be of a start before this one
         beating = asyncio.create_task(_beat())

@@ -14,7 +14,7 @@ from activities.records.catalogue import SavedJourney
 from activities.segments.memberships import at_hand
 from activities.starting import Starter, Way
 from activities.stores import Stores
-from workflows.contracts import EnterReport, EnterRequest, LifeRequest, UserGiven, user_workflow_id
+from workflows.contracts import EnterReport, EnterRequest, LifeRequest, UserGiven
 from workflows.documents import ApiEntry, Keyed
 from workflows.errors import RefusedError
 
@@ -28,7 +28,7 @@ class EnteringActivities:
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
-        self._starter = Starter()
+        self._starter = Starter(stores.ids)
 
     @activity.defn(name="enter")
     @as_failures
@@ -74,7 +74,7 @@ class EnteringActivities:
                 return
             if not admission.started:
                 await self._starter.start(activity.client(), Way(saved, life.version, entry, arrival.key), admission)
-            entered.append(user_workflow_id(request.journey, user.user_id, arrival.key))
+            entered.append(stores.ids.workflow_id(request.journey, user.user_id, arrival.key))
 
         await asyncio.gather(*(one(user, place) for place, user in enumerate(given.users)))
         return EnterReport(entered=sorted(entered), refused=dict(sorted(refused.items())))

@@ -11,7 +11,7 @@ from activities.records.admissions import Admission, Arrival
 from activities.segments.memberships import at_hand
 from activities.stores import Stores, leave_by
 from workflows.conditions import Everyone
-from workflows.contracts import EntryOutcome, EntryRequest, user_workflow_id
+from workflows.contracts import EntryOutcome, EntryRequest
 from workflows.documents import Keyed, ways_out
 from workflows.errors import NotFoundError, RefusedError
 
@@ -114,7 +114,8 @@ class EntryActivities:
 
     def _require_id(self, request: EntryRequest) -> None:
         """Refuse a run under another id than the user's: only that id keeps two runs of one user apart."""
-        given, expected = activity.info().workflow_id, user_workflow_id(request.journey, request.user_id, request.key)
+        given = activity.info().workflow_id
+        expected = self._stores.ids.workflow_id(request.journey, request.user_id, request.key)
         if given != expected:
             raise RefusedError(
                 f"the run of user {request.user_id!r} was started with the workflow id {given!r}: start it with "

@@ -238,21 +238,24 @@ async def reconcile(client: Client, stores: Stores, journey: str) -> int:
     prefix = user_workflow_id(journey, "")
     query = f"WorkflowId STARTS_WITH '{prefix}' AND ExecutionStatus IN ({endings})"
     closed = 0
-    page: dict[tuple[str, str], WorkflowExecution] = {}
+    page: dict[str, WorkflowExecution] = {}
     async for run in client.list_workflows(query, page_size=500):
-        page[user_of_workflow(run.id)] = run
+        page[run.id] = run
         if len(page) >= 500:
             closed += await _close(client, stores, journey, page)
             page = {}
     return closed + await _close(client, stores, journey, page)
 
 
-async def _close(client: Client, stores: Stores, journey: str, page: dict[tuple[str, str], WorkflowExecution]) -> int:
-    """Close the open passages among some (user, key) whose newest run is over."""
-    users = [user for user, _ in page]
-    passages = await asyncio.to_thread(stores.ledger.open_passages, journey, users)
+async def _close(client: Client, stores: Stores, journey: str, page: dict[str, WorkflowExecution]) -> int:
+    """Close the open passages among some workflow ids whose newest run is over."""
+    named = await asyncio.to_thread(stores.ids.users, [user_of_workflow(workflow_id)[0] for workflow_id in page])
+    passages = await asyncio.to_thread(stores.ledger.open_passages, journey, list(named.values()))
     leaving: dict[str, Leave] = {}
-    for who, passage in passages.items():
+    for (user, key), passage in passages.items():
+        # A run that began before ids were hidden has the plain one.
+        plain = user in named
+        who = user_workflow_id(journey, user, key) if plain else stores.ids.workflow_id(journey, user, key)
         if who in page:
             # A passage is marked as started after its run was, so the newest run of the id is the passage's own, or a
             # later one that was refused. When it is over, so is the passage; one that was left well is closed already.

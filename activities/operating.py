@@ -19,6 +19,7 @@ from activities.documents.saving import save_definition
 from activities.faults import as_failures
 from activities.life import opened_journey
 from activities.records.catalogue import SavedJourney
+from activities.records.pseudonyms import Pseudonyms
 from activities.records.statistics import Inside, everybody_inside
 from activities.stores import Stores
 from workflows.contracts import (
@@ -31,7 +32,6 @@ from workflows.contracts import (
     Revised,
     ReviseRequest,
     State,
-    user_workflow_id,
 )
 from workflows.documents import TimeDelay, WaitForTrigger
 from workflows.errors import DefinitionError, Fault, RefusedError
@@ -222,7 +222,7 @@ class OperatingActivities:
             if isinstance(before, WAITING) and (after is None or not says_the_same(before, after)):
                 changed.append((one.user_id, one.key))
         for begin in range(0, len(changed), PAGE):
-            await signal_runs(activity.client(), journey, changed[begin : begin + PAGE], "resumed")
+            await signal_runs(activity.client(), self._stores.ids, journey, changed[begin : begin + PAGE], "resumed")
             activity.heartbeat(begin)
         return len(changed)
 
@@ -232,7 +232,7 @@ class OperatingActivities:
         epoch = await gate.resume(request.journey, resume.due, request.now)
         while page := await asyncio.to_thread(gate.held_by, request.journey, epoch, PAGE):
             who = [(user, key) for _, _, user, key in page]
-            await signal_runs(activity.client(), request.journey, who, "resumed")
+            await signal_runs(activity.client(), self._stores.ids, request.journey, who, "resumed")
             await gate.signalled([(passage, step) for passage, step, _, _ in page])
             woken += len(page)
             activity.heartbeat(woken)
@@ -245,7 +245,9 @@ class OperatingActivities:
             left = Leave(exit="", reason=reason)
             await self._stores.ledger.close({one.passage: left for one in page}, request.now)
             who = [(one.user_id, one.key) for one in page]
-            await signal_runs(activity.client(), request.journey, who, "remove", RemoveRequest(reason=reason))
+            await signal_runs(
+                activity.client(), self._stores.ids, request.journey, who, "remove", RemoveRequest(reason=reason)
+            )
             activity.heartbeat(begin)
         return len(inside)
 
@@ -291,12 +293,13 @@ def require_places(saved: SavedJourney, occupied: set[str], mapping: dict[str, s
 
 
 async def signal_runs(
-    client: Client, journey: str, who: Iterable[tuple[str, str]], signal: str, argument: Any = None
+    client: Client, ids: Pseudonyms, journey: str, who: Iterable[tuple[str, str]], signal: str, argument: Any = None
 ) -> None:
     """Signal the runs of some users; a run that is over already needs no telling.
 
     Args:
         client: Reaches the server.
+        ids: Names users towards Temporal.
         journey: The journey.
         who: User id and key of each.
         signal: The signal's name.
@@ -308,7 +311,7 @@ async def signal_runs(
     slots = asyncio.Semaphore(SIGNALS_AT_ONCE)
 
     async def tell(user_id: str, key: str) -> None:
-        handle = client.get_workflow_handle(user_workflow_id(journey, user_id, key))
+        handle = client.get_workflow_handle(ids.workflow_id(journey, user_id, key))
         try:
             async with slots:
                 await handle.signal(signal, *([argument] if argument is not None else []))

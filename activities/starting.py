@@ -17,13 +17,13 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.records.admissions import Admission
 from activities.records.catalogue import SavedJourney
+from activities.records.pseudonyms import Pseudonyms
 from workflows.contracts import (
     JOURNEY_ID,
     JOURNEY_USER_ID,
     JOURNEY_VERSION,
     USERS_QUEUE,
     UserJourneyInput,
-    user_workflow_id,
 )
 from workflows.errors import StoreUnavailable
 
@@ -52,9 +52,14 @@ class Way:
 
 
 class Starter:
-    """Starts runs, some at a time."""
+    """Starts runs, some at a time.
 
-    def __init__(self) -> None:
+    Args:
+        ids: Names users towards Temporal.
+    """
+
+    def __init__(self, ids: Pseudonyms) -> None:
+        self._ids = ids
         self._slots = asyncio.Semaphore(STARTS_AT_ONCE)
 
     async def start(self, client: Client, way: Way, admission: Admission) -> None:
@@ -69,7 +74,8 @@ class Starter:
             StoreUnavailable: Another run holds the workflow id and does not end. Temporal retries.
         """
         document = way.saved.document
-        workflow_id = user_workflow_id(document.journey, admission.user_id, way.key)
+        name = self._ids.name(admission.user_id)
+        workflow_id = self._ids.workflow_id(document.journey, admission.user_id, way.key)
         waited = 0.0
         # A run that a dead worker started may have ended meanwhile, and then its id is free for a second one.
         if admission.known and await self._runs(client, workflow_id, admission.passage):
@@ -93,8 +99,8 @@ class Starter:
                         task_queue=USERS_QUEUE,
                         id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                         id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-                        search_attributes=search_attributes(document.journey, way.version, admission.user_id),
-                        static_summary=f"{document.title or document.journey}: {admission.user_id}",
+                        search_attributes=search_attributes(document.journey, way.version, name),
+                        static_summary=f"{document.title or document.journey}: {name}",
                     )
                 return
             except WorkflowAlreadyStartedError:
@@ -125,12 +131,12 @@ class Starter:
         return False
 
 
-def search_attributes(journey: str, version: int, user_id: str) -> TypedSearchAttributes:
-    """Give a run's search attributes: set at its start, they cost no event."""
+def search_attributes(journey: str, version: int, name: str) -> TypedSearchAttributes:
+    """Give a run's search attributes, the user by what Temporal may know: set at its start, they cost no event."""
     return TypedSearchAttributes(
         [
             SearchAttributePair(JOURNEY_ID, journey),
             SearchAttributePair(JOURNEY_VERSION, str(version)),
-            SearchAttributePair(JOURNEY_USER_ID, user_id),
+            SearchAttributePair(JOURNEY_USER_ID, name),
         ]
     )
