@@ -8,7 +8,7 @@ import traceback
 
 import click
 
-from scripts import documents, operating, pushing, running, segments, tables, upkeep, watching
+from scripts import codec_server, documents, operating, people, pushing, running, segments, tables, upkeep, watching
 from scripts.output import (
     DONE,
     FAILED,
@@ -43,6 +43,8 @@ for command in (
     *operating.COMMANDS,
     *pushing.COMMANDS,
     *watching.COMMANDS,
+    *people.COMMANDS,
+    *codec_server.COMMANDS,
 ):
     journeys.add_command(command)
 

@@ -37,6 +37,9 @@ async def server(temporal_program: str) -> AsyncIterator[WorkflowEnvironment]:
         dev_server_existing_path=temporal_program,
         dev_server_extra_args=[
             *("--dynamic-config-value", "frontend.WorkflowTimeSkippingEnabled=true"),
+            # Deletes a run at once; by default it waits until its queues have told each other, every 30 s.
+            *("--dynamic-config-value", "history.transferProcessorEnsureCloseBeforeDelete=false"),
+            *("--dynamic-config-value", "history.visibilityProcessorEnsureCloseBeforeDelete=false"),
             *namespaces,
         ],
     )

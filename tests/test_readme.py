@@ -76,7 +76,7 @@ def test_every_command_stands_in_the_table(name: str) -> None:
     table = README.split("## Commands")[1].split("## Settings")[0]
     words = name.split()
     lines = [line.replace("\\|", "/") for line in table.splitlines() if line.startswith("| `")]
-    rows = [re.findall(r"[a-z]+", line.split("|")[1]) for line in lines]
+    rows = [re.findall(r"[a-z-]+", line.split("|")[1]) for line in lines]
     assert any(set(words) <= set(row) for row in rows), name
 
 

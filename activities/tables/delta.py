@@ -57,6 +57,8 @@ class MergeReport(BaseModel):
     """Rows whose key was there with other values."""
     unchanged: int = 0
     """Rows that were there already, value for value."""
+    removed: int = 0
+    """Rows that were deleted."""
 
 
 class Tables(StoredTables):
@@ -211,6 +213,43 @@ class Tables(StoredTables):
                 return MergeReport(version=version, unchanged=known)
             self._add(name, version, fresh)
             return MergeReport(version=version + 1, inserted=fresh.height, unchanged=known)
+
+        return self._commit(name, attempt)
+
+    def remove(self, name: TableName, keys: pl.DataFrame, key: str) -> MergeReport:
+        """Delete the rows that have one of some values in a column, in one commit or none.
+
+        Args:
+            name: The table.
+            keys: `key: String`, the values.
+            key: The column.
+
+        Returns:
+            The number of rows, and the version afterwards. Older versions still hold them, until they are vacuumed.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached, or others kept committing first.
+        """
+
+        def attempt(version: int) -> MergeReport:
+            known = self._stored_rows(name, version, keys, key, [key]).height
+            if not known:
+                return MergeReport(version=version)
+            # By a merge, so that the values are data and no part of a predicate.
+            (
+                self.handle(name, version)
+                .merge(
+                    keys,
+                    predicate=f"t.`{key}` = s.`{key}`",
+                    source_alias="s",
+                    target_alias="t",
+                    streamed_exec=False,
+                    commit_properties=CommitProperties(max_commit_retries=0),
+                )
+                .when_matched_delete()
+                .execute()
+            )
+            return MergeReport(version=version + 1, removed=known)
 
         return self._commit(name, attempt)
 

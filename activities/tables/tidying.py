@@ -14,7 +14,7 @@ from typing import Any
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
-from activities.tables.delta import Tables
+from activities.tables.delta import KEPT_FOR, Tables
 from activities.tables.schema import TableName
 from activities.tables.stored import reaching
 from workflows.upkeep import TidiedTable
@@ -27,6 +27,8 @@ ATTEMPTS = 5
 
 STRAY_HOURS = 24
 """A file that no commit names may belong to an import under way; after this long it is what a killed one left."""
+
+LOG_RETENTION = "delta.logRetentionDuration"
 
 HOUR = timedelta(hours=1)
 
@@ -71,6 +73,31 @@ def tidy(
         files_after=files_after,
         vacuumed=vacuumed,
     )
+
+
+def forget_versions(tables: Tables, name: TableName) -> None:
+    """Remove at once all that only older versions hold: their files, and the log, which quotes values of each.
+
+    Args:
+        tables: The audience tables.
+        name: Which; nothing is done where there is no table.
+
+    Raises:
+        StoreUnavailable: The store cannot be reached. Asking again does what is missing.
+    """
+    if tables.version(name) < 0:
+        return
+    with reaching(tables.place(name)):
+        handle = tables.handle(name, tables.version(name))
+        handle.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
+        kept = handle.metadata().configuration.get(LOG_RETENTION, KEPT_FOR[LOG_RETENTION])
+        handle.alter.set_table_properties({LOG_RETENTION: "interval 0 days"})
+        try:
+            handle = tables.handle(name, tables.version(name))
+            handle.create_checkpoint()
+            handle.cleanup_metadata()
+        finally:
+            tables.handle(name, tables.version(name)).alter.set_table_properties({LOG_RETENTION: kept})
 
 
 def _sizes(handle: DeltaTable) -> list[int]:
