@@ -21,6 +21,9 @@ from workflows.errors import Fault
 MAX_DEPTH = 60
 """Deepest nesting of mappings and lists: no journey needs a tenth of it, and what reads documents is recursive."""
 
+MAX_SYNTAX_FAULTS = 20
+"""Most errors of syntax told of one text: after each, reading begins anew with the next document."""
+
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same language; the compiled one is 18 times as fast
 
 _WRONG_CHARACTERS = re.compile("[\x00\ud800-\udfff]")
@@ -95,7 +98,7 @@ def parse_yaml(text: str, file: str | None) -> tuple[list[Tree], list[Fault]]:
             if not any(known.code == "wrong-key" and known.line == fault.line for known in faults):
                 faults.append(fault)
             following = _next_document(text, error, start)
-            if following is None:
+            if following is None or sum(known.code == "syntax" for known in faults) >= MAX_SYNTAX_FAULTS:
                 break
             start = following
     return trees, faults

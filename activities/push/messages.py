@@ -31,6 +31,13 @@ FILTER_LIMIT = 8_192
 """Longest text, and most items, that a filter may take or give: Liquid bounds loops and output, and not these."""
 
 
+TEXT_LIMIT = 4_096
+"""Longest template in characters: FCM and APNs take 4,096 bytes of all that a message is."""
+
+TAG_LIMIT = 200
+"""Most tags and outputs of a template: an unclosed one makes Liquid search to the end of the text, each for itself."""
+
+
 class MissingValue(Exception):
     """A template needs a value that this user does not have."""
 
@@ -210,6 +217,11 @@ def _texts_faults(texts: Mapping[str, str | None], at: tuple[str | int, ...], sc
         if text is None:
             continue
         path = render_path((*at, name))
+        if len(text) > TEXT_LIMIT or text.count("{{") + text.count("{%") > TAG_LIMIT:
+            message = f"the template {text[:80]!r}... has {len(text):,} characters and {text.count('{'):,} braces"
+            hint = f"a template has at most {TEXT_LIMIT:,} characters, and {TAG_LIMIT} tags"
+            faults.append(Fault(code="too-long", path=path, message=message, hint=hint))
+            continue
         try:
             analysis = _parsed(text).analyze()
         except LiquidError as error:

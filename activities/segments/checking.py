@@ -32,6 +32,7 @@ from workflows.conditions import (
     duration,
     render_path,
     subject_of,
+    walk,
 )
 from workflows.errors import Fault
 from workflows.operators import Operators
@@ -63,6 +64,10 @@ _INSTEAD = {
 """What to write in place of an operator that does not take the type."""
 
 
+PARTS_LIMIT = 5_000
+"""Most nodes of one condition: polars takes about 0.2 ms for each."""
+
+
 def check_condition(
     condition: Condition,
     schema: Schema,
@@ -87,6 +92,10 @@ def check_condition(
         Every fault, in document order; empty when it fits. Names of events are not checked: an event that nobody did
         yet is none the worse for it.
     """
+    if (parts := sum(1 for _ in walk(condition))) > PARTS_LIMIT:
+        message = f"the condition has {parts:,} parts; {PARTS_LIMIT:,} are the most"
+        hint = "list values in one `in`, or import a list of users and write {segment: NAME}"
+        return [Fault(code="too-large", path=render_path(at), message=message, hint=hint)]
     checker = _Checker(schema, segments, one_user)
     checker.node(condition, at, subject)
     return checker.faults

@@ -12,6 +12,8 @@ from workflows.errors import ImportRefused
 
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 1 << 16
+LARGEST_FILE_BYTES = 4_000_000_000
+"""Largest file that is imported at once: the rows of one import are held in memory."""
 DELIMITERS = ",;\t"
 
 FOREIGN = {
@@ -38,6 +40,7 @@ def head_of(path: Path) -> bytes:
     Raises:
         ImportRefused: It is missing, empty, or of a format that is no text.
     """
+    require_size(path)
     with file_readable(path), path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     if not head.strip():
@@ -46,6 +49,21 @@ def head_of(path: Path) -> bytes:
         if head.startswith(magic):
             raise ImportRefused(f"{path} is {advice}")
     return head
+
+
+def require_size(path: Path) -> None:
+    """Refuse a file that is larger than an import may be.
+
+    Raises:
+        ImportRefused: It is too large, or missing.
+    """
+    with file_readable(path):
+        size = path.stat().st_size
+    if size > LARGEST_FILE_BYTES:
+        raise ImportRefused(
+            f"{path} has {size / 1e9:.1f} GB; one import takes at most {LARGEST_FILE_BYTES / 1e9:g} GB",
+            hint="Nothing was read. Split the file and import each part: imports add up.",
+        )
 
 
 @contextmanager
@@ -169,4 +187,5 @@ def is_uniform(path: Path, delimiter: str, width: int) -> bool:
             if whole != row * (len(whole) // len(row)):
                 return False
             last = chunk[-1:]
-    return left in (b"", row[:-1])
+    # The last line may lack its end; a lone cell leaves nothing of itself, unlike no line at all.
+    return left == row[:-1] or (not left and last in (b"", b"\n"))

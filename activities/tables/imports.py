@@ -227,7 +227,7 @@ def _with_event_ids(rows: pl.DataFrame) -> pl.DataFrame:
         rows.get_column("event_id") if "event_id" in rows.columns else pl.Series([None] * rows.height, dtype=pl.String)
     )
     if not given.has_nulls():
-        return rows
+        return rows.with_columns(given.alias("event_id"))  # also where there are no rows
     names = sorted(set(rows.columns) - {"event_id"})
     cells = pl.DataFrame([as_text(rows.get_column(name)) for name in names])
     hashed = []

@@ -25,6 +25,9 @@ LINE = "\x1fline"
 DELIMITED = {".csv", ".txt", ".tsv", ".tab"}
 CHUNK_ROWS = 50_000
 
+COLUMN_LIMIT = 1_000
+"""Most columns of a file: each row pays for all of them, in memory and on disk."""
+
 
 class Record(NamedTuple):
     """One row of a delimited file."""
@@ -210,10 +213,15 @@ def check_names(path: Path, names: Iterable[str]) -> None:
         names: The column names; an empty one is passed over.
 
     Raises:
-        ImportRefused: A name cannot be used.
+        ImportRefused: A name cannot be used, or there are too many.
     """
     seen: dict[str, str] = {}
-    for name in filter(None, names):
+    if len(given := list(names)) > COLUMN_LIMIT:
+        raise ImportRefused(
+            f"{path}: the header names {len(given):,} columns; a file may have at most {COLUMN_LIMIT}",
+            hint="Import the columns that journeys use.",
+        )
+    for name in filter(None, given):
         if not name.isprintable():
             raise ImportRefused(
                 f"{path}: the column name {name!r} holds a control character", hint="Rename the column."

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from activities.tables.encodings import file_readable, head_of
+from activities.tables.encodings import file_readable, head_of, require_size
 from activities.tables.inference import as_text
 from activities.tables.reading import LINE, Sheet, check_names
 from activities.tables.rejects import Reject
@@ -61,8 +61,9 @@ def read_ndjson(path: Path) -> Sheet:
                 )
                 if not isinstance(row, dict):
                     raise ValueError("the line is no JSON object")
-            except ValueError as error:
-                rejects.append(Reject(line, f"not read as JSON: {error}", raw.decode(errors="replace").rstrip("\r\n")))
+            except (ValueError, RecursionError) as error:
+                said = "it is nested too deep" if isinstance(error, RecursionError) else error
+                rejects.append(Reject(line, f"not read as JSON: {said}", raw.decode(errors="replace").rstrip("\r\n")))
                 continue
             cells = {key.strip(): value for key, value in row.items()}
             for key, value in cells.items():
@@ -95,6 +96,7 @@ def read_parquet(path: Path) -> Sheet:
     Raises:
         ImportRefused: The file is missing, is no Parquet, or has a column of a type that no kind holds.
     """
+    require_size(path)
     try:
         with file_readable(path), path.open("rb") as file:
             frame = pl.read_parquet(file)
