@@ -133,7 +133,7 @@ def test_messages_without_templates_need_no_values() -> None:
         ("{{ user.first_nam }}", "unknown-attribute", "first_nam", "first_name"),
         ("{{ device.platfrom }}", "unknown-attribute", "platfrom", "platform"),
         ("{{ usr.first_name }}", "unknown-name", "usr", "user"),
-        ("{{ entry.order_id }}", "unknown-name", "entry", "user"),
+        ("{{ entri.order_id }}", "unknown-name", "entri", "entry"),
         ("{{ user.first_name | upcas }}", "unknown-filter", "upcas", "upcase"),
         ("{{ user.first_name ", "bad-template", "first_name", ""),
         ("{% if user.age %}x", "bad-template", "if", ""),
