@@ -27,12 +27,12 @@ from workflows.scalars import duration
 
 PASSED_AT_ONCE = ("condition-split", "split-test", "reachability-check", "update-user")
 """Kinds of elements that hold nobody and tell the user nothing: what he does while passing them still counts."""
-SHORTEST_CHECK = timedelta(seconds=10)
+SHORTEST_LOOK = timedelta(seconds=10)
 """Shortest time after which membership of a segment is looked at again."""
-LONGEST_CHECK = timedelta(minutes=15)
+LONGEST_LOOK = timedelta(minutes=15)
 """Longest such time: how late a wait may notice, at most, that a segment was entered or left."""
-CHECKS_PER_WAIT = 20
-"""A wait that has lasted this many times as long looks again after one such part of it: long waits cost little."""
+LOOKS_PER_WAIT = 20
+"""The next look comes after this part of the time that the wait has lasted: long waits cost little."""
 
 
 class WaitForTriggerActivities:
@@ -140,10 +140,8 @@ class WaitForTriggerActivities:
         there = {hit.branch for hit in known}
         if all(branch in there for branch, _, _ in watched(case.element)):
             return wait.deadline
-        now = case.visit.now
         began = wait.deadline - duration(case.element.up_to)
-        pause = max(case.stores.memberships.freshness, SHORTEST_CHECK, (now - began) / CHECKS_PER_WAIT)
-        return min(wait.deadline, now + min(pause, LONGEST_CHECK))
+        return min(wait.deadline, next_look(began, case.visit.now, case.stores.memberships.freshness))
 
     async def _decide(
         self,
@@ -171,6 +169,20 @@ class WaitForTriggerActivities:
 
         written = await ledger.database.write(work)
         return written.model_copy(update={"learned": hit is not None})
+
+
+def next_look(began: datetime, now: datetime, freshness: timedelta) -> datetime:
+    """Tell when membership of a segment is looked at again.
+
+    Args:
+        began: When the wait began, UTC.
+        now: The instant of this look, UTC.
+        freshness: How old an answer may be anyway.
+
+    Returns:
+        An instant after now: the later, the longer the wait has lasted, at most a quarter of an hour.
+    """
+    return now + min(max(freshness, SHORTEST_LOOK, (now - began) / LOOKS_PER_WAIT), LONGEST_LOOK)
 
 
 def _said(element: WaitForTrigger, hit: Hit) -> str:
