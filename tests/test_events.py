@@ -19,9 +19,11 @@ from activities.events.taking import Events
 from activities.life import stats_of
 from activities.records.reports import explain, list_pushes
 from activities.records.rows import conversions, passages, pushes, taken
+from tests.commands import Commands
 from tests.house import House
 from tests.worker_that_dies import other_process, production_workers, until
 from workers.connecting import create_search_attributes
+from workers.opening import open_stores
 from workflows.contracts import JOURNEYS_QUEUE, PUSH_QUEUE, USERS_QUEUE, EventGiven, user_workflow_id
 from workflows.errors import RefusedError, StoreUnavailable
 from workflows.events import EVENTS_ID, EventTaken
@@ -380,3 +382,32 @@ async def test_the_price_drop_example(house: House) -> None:
     said = {row.message for row in rows(house, pushes)}
     assert any("A: 80" in text and "myapp://p/a" in text for text in said)
     assert any("C: 8.9" in text and "myapp://p/c" in text for text in said)
+
+
+def test_the_command(tmp_path: Path, address: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`journeys event` takes an event once, its values typed as a file's cells; what is wrong is refused with 2."""
+    monkeypatch.setenv("TEMPORAL_ADDRESS", address)
+    monkeypatch.setenv("TEMPORAL_NAMESPACE", namespace)
+    here = Commands(tmp_path)
+    words = ["event", "u1", "purchase", "--id", "e1", "--at", "2027-03-31T10:00:00+02:00", "--json"]
+    words += ["--set", "amount=19.99 EUR", "--set", "count=3", "--set", "gift=yes", "--set", "code=007"]
+    assert here(*words).json == {"event_id": "e1", "started": 0, "delivered": 0, "warnings": []}
+    assert here(*words[:-8], "--set", "count=4").json["event_id"] == "e1"
+    again = here("event", "u1", "purchase", "--set", "count=many")
+    assert again.status == 0
+    assert "'many'" in again.err
+    assert "0 started, 0 delivered" in again.out
+    with open_stores(here.settings) as stores:
+        found = stores.tables.collect(stores.tables.scan("events").filter(event_id="e1"))
+    (row,) = found.to_dicts()
+    assert row["amount"]["currency"] == "EUR"
+    assert (row["at"], row["count"], row["gift"], row["code"]) == (
+        datetime(2027, 3, 31, 8, tzinfo=UTC),
+        3.0,
+        True,
+        "007",
+    )
+    for wrong in (["--at", "yesterday"], ["--at", "2027-03-31T10:00:00"], ["--set", "count"], ["--set", "user_id=u2"]):
+        said = here("event", "u1", "purchase", *wrong, "--json")
+        assert said.status == 2
+        assert said.errors
