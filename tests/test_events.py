@@ -278,8 +278,8 @@ async def give(client: Client, event: EventGiven, *, wait: float = 20) -> EventT
 async def test_any_client_gives_events(house: House) -> None:
     """The workflow `Events` is started by the first event that a client gives; what is wrong is refused."""
     welcome(house)
-    await open_journeys(house, "welcome")
     async with house.serving((JOURNEYS_QUEUE, *RUNS)) as client:
+        await house.engine.start("welcome", client=client)
         first = await give(client, EventGiven(user_id="u1", event="sign_up", event_id="e1"))
         assert (first.event_id, first.started) == ("e1", 1)
         many = [EventGiven(user_id="u2", event="other", properties={"n": n}) for n in range(5)]

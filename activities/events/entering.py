@@ -110,15 +110,12 @@ class Entering:
             cap=document.entry_cap,
             properties=event.properties,
             event_id=event.event_id,
+            while_running=True,
         )
-        reason = "not-running" if life.state == "paused" else ""
-        if not reason and isinstance(document.reentry, Keyed) and not key:
-            reason = "no-key"
-        if reason:
-            passage = passage_id(arrival.enrolment, event.user_id, key)
-            if await self._ledger.refuse(arrival, event.user_id, passage, reason):
-                return None
-        # Admitted before a pause and not started yet: that is made good all the same.
+        if isinstance(document.reentry, Keyed) and not key:
+            await self._ledger.refuse(arrival, event.user_id, passage_id(arrival.enrolment, event.user_id), "no-key")
+            return None
+        # In a paused journey a refusal; who was admitted before the pause and not started is started all the same.
         (admission,) = await self._ledger.admit(arrival, [event.user_id])
         return await self._start(client, Way(door.saved, life.version, door.entry, key), admission)
 
