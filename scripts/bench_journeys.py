@@ -42,7 +42,7 @@ from workers.opening import open_stores
 from workers.plugin import JourneysPlugin, activities_of
 from workers.serving import run_workers, serving
 from workers.settings import Settings
-from workflows.contracts import USERS_QUEUE, Stats, UserJourneyInput, user_workflow_id
+from workflows.contracts import USERS_QUEUE, Stats, UserJourneyInput
 
 STARTS_AT_ONCE = 50
 """As many as enrolment has under way."""
@@ -129,7 +129,7 @@ async def start_all(bench: Bench, workflow: str, given: UserJourneyInput, queue:
             await bench.client.start_workflow(
                 workflow,
                 given.model_copy(update={"user_id": user}),
-                id=user_workflow_id(given.journey, user),
+                id=bench.stores.ids.workflow_id(given.journey, user),
                 task_queue=queue,
             )
 
@@ -140,7 +140,9 @@ async def pass_all(bench: Bench, workflow: str, given: UserJourneyInput, queue: 
     """Start a run for each user, and wait until all of them have ended."""
     await start_all(bench, workflow, given, queue)
     # A look at the count costs the server less than a long poll for each.
-    query = f"WorkflowType = '{workflow}' AND WorkflowId STARTS_WITH '{user_workflow_id(given.journey, '')}'"
+    query = (
+        f"WorkflowType = '{workflow}' AND WorkflowId STARTS_WITH '{bench.stores.ids.workflow_id(given.journey, '')}'"
+    )
     while (await bench.client.count_workflows(f"{query} AND ExecutionStatus = 'Completed'")).count < len(bench.users):
         await asyncio.sleep(0.05)
 
@@ -156,7 +158,7 @@ async def ours(bench: Bench, name: str) -> None:
 
 async def cost(bench: Bench, name: str) -> dict[str, float]:
     """Count what one pushed user's run costs: history events, bytes, and actions as Temporal Cloud bills them."""
-    handle = bench.client.get_workflow_handle(user_workflow_id(name, bench.users[0]))
+    handle = bench.client.get_workflow_handle(bench.stores.ids.workflow_id(name, bench.users[0]))
     info = (await handle.describe()).raw_description.workflow_execution_info
     history = await handle.fetch_history()
     kinds = [event.WhichOneof("attributes") for event in history.events]

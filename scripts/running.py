@@ -1,17 +1,20 @@
-"""Commands that run things: dev, worker, start."""
+"""Commands that run things: dev, worker, start, event."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import signal
+from datetime import datetime
 from typing import Any
 
 import click
+import polars as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from temporalio.client import Client
 
 from activities.life import stats_of
+from activities.tables.inference import infer, read_as
 from scripts.funnel import print_stats
 from scripts.output import json_option, people, print_json, wants_json
 from workers.__main__ import serve
@@ -22,6 +25,7 @@ from workers.serving import QUEUES, serving, until_told_to_stop
 from workers.settings import load_settings
 from workflows.contracts import Stats
 from workflows.errors import DefinitionError, RefusedError
+from workflows.events import EventTaken
 
 
 @click.command()
@@ -150,4 +154,61 @@ def _done(stats: Stats) -> int:
     return sum(stats.exited.values()) + sum(stats.refused.values())
 
 
-COMMANDS = (dev, worker, start)
+@click.command()
+@click.argument("user")
+@click.argument("name")
+@click.option("--at", metavar="INSTANT", help="When it happened, such as 2027-03-31T10:00:00Z; left out: now.")
+@click.option("--id", "event_id", default="", help="Names it, so that giving it again does nothing twice.")
+@click.option(
+    "--set", "values", multiple=True, metavar="KEY=VALUE", help="A property; its type is read as from a CSV file."
+)
+@json_option
+def event(user: str, name: str, at: str | None, event_id: str, values: tuple[str, ...]) -> None:
+    """Take an event of a user.
+
+    It is stored, starts the runs of trigger entries, reaches the runs that wait for it, and counts for goals.
+    """
+    moment = read_instant(at) if at is not None else None
+    properties = dict(map(_property, values))
+
+    async def take() -> EventTaken:
+        return await engine.event(user, name, at=moment, event_id=event_id, properties=properties)
+
+    with Engine.open() as engine:
+        taken = asyncio.run(take())
+    if wants_json():
+        print_json(taken)
+        return
+    for warning in taken.warnings:
+        people(stderr=True).print(f"warning: {warning}", markup=False)
+    people().print(f"event {taken.event_id}: {taken.started:,} started, {taken.delivered:,} delivered", markup=False)
+
+
+def read_instant(text: str) -> datetime:
+    """Read an instant that a person wrote.
+
+    Raises:
+        RefusedError: The text is no instant, or has no zone.
+    """
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise RefusedError(f"{text!r} is no instant: write 2027-03-31T10:00:00Z", code="usage") from None
+    if found.tzinfo is None:
+        raise RefusedError(f"{text!r} has no zone: write {text}Z for UTC, or with an offset", code="usage")
+    return found
+
+
+def _property(text: str) -> tuple[str, str | int | float | bool | list[str]]:
+    """Read `KEY=VALUE`; the value as a cell of a file would be read."""
+    key, equals, cell = text.partition("=")
+    if not equals or not key.strip():
+        raise RefusedError(f"--set {text!r}: write KEY=VALUE", code="usage")
+    column = pl.Series(key, [cell], dtype=pl.String)
+    kind = infer(column)
+    # Dates, prices and versions stay texts, which are read again where they are stored.
+    value = read_as(column, kind).item() if kind in ("integer", "number", "boolean", "list") else cell
+    return key.strip(), value.to_list() if isinstance(value, pl.Series) else value
+
+
+COMMANDS = (dev, worker, start, event)

@@ -42,7 +42,7 @@ class _HurriedOutbound(temporalio.worker.WorkflowOutboundInterceptor):
     def start_activity(self, input: temporalio.worker.StartActivityInput) -> Any:
         if input.heartbeat_timeout is not None:
             input.heartbeat_timeout = timedelta(seconds=5)
-        elif input.activity == "push":
+        elif input.activity in ("push", "take-event"):
             input.start_to_close_timeout = timedelta(seconds=2)
         return super().start_activity(input)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from temporalio.client import (
@@ -28,6 +29,7 @@ from activities.documents.checking import Checked, check_documents
 from activities.documents.raw import RawDocument
 from activities.documents.reading import read_documents
 from activities.documents.saving import SaveReport, save_documents
+from activities.events.taking import Events
 from activities.life import places_of, stats_of
 from activities.planning import Plan, plan_journey
 from activities.records.catalogue import Saved
@@ -39,6 +41,7 @@ from workflows.contracts import (
     JOURNEY_ID,
     JOURNEY_VERSION,
     JOURNEYS_QUEUE,
+    EventGiven,
     JourneyInput,
     JourneyStatus,
     LifeReport,
@@ -47,6 +50,7 @@ from workflows.contracts import (
 )
 from workflows.documents import JourneyDocument
 from workflows.errors import DefinitionError, Fault, JourneyError, RefusedError
+from workflows.events import EventTaken
 
 WORKER_SECONDS = 5.0
 """How long a start waits for a worker to answer before it says that none does."""
@@ -136,6 +140,7 @@ class Engine:
     def __init__(self, settings: Settings, stores: Stores) -> None:
         self.settings = settings
         self.stores = stores
+        self._events = Events(stores)
 
     @classmethod
     @contextmanager
@@ -298,6 +303,38 @@ class Engine:
             )
         audience = await _evaluated(handle)
         return StartReport(journey=found.name, version=found.version, workflow_id=workflow_id, audience=audience)
+
+    async def event(
+        self,
+        user_id: str,
+        event: str,
+        *,
+        at: datetime | None = None,
+        event_id: str = "",
+        properties: Mapping[str, Any] | None = None,
+        client: Client | None = None,
+    ) -> EventTaken:
+        """Take an event: store it, start the runs of trigger entries, wake those who wait for it, count goals.
+
+        Args:
+            user_id: Who did it. Of `push_opened` the property `push_id` tells that too: then it may be empty.
+            event: The event's name.
+            at: When it happened, with a zone; null for now.
+            event_id: Names it, so that giving it again does nothing twice; empty: made of all that it says.
+            properties: Its values: texts, numbers, booleans, lists of texts.
+            client: Reaches the server; null connects as the settings say.
+
+        Returns:
+            What it did. It is stored, and what it sets off is set off.
+
+        Raises:
+            RefusedError: It cannot be taken as it is; nothing was changed.
+            NoServer: No Temporal server answers.
+            StoreUnavailable: A store cannot be reached. Giving the event again by the same id is safe.
+        """
+        given = EventGiven(user_id=user_id, event=event, at=at, event_id=event_id, properties=dict(properties or {}))
+        reached = client or await connect(self.settings)
+        return (await self._events.take(reached, [given]))[0]
 
     async def result(self, report: StartReport, *, client: Client) -> Stats:
         """Wait for a started journey to end.

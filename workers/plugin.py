@@ -16,10 +16,12 @@ from activities.elements.reachability_check import ReachabilityCheckActivities
 from activities.elements.split_test import SplitTestActivities
 from activities.elements.time_delay import TimeDelayActivities
 from activities.elements.update_user import Updates, UpdateUserActivities
+from activities.elements.wait_for_trigger import WaitForTriggerActivities
 from activities.elements.webhook import Outside, WebhookActivities
 from activities.enrolment import EnrolmentActivities
 from activities.entering import EnteringActivities
 from activities.entry import EntryActivities
+from activities.events.taking import Events
 from activities.life import LifeActivities
 from activities.operating import OperatingActivities
 from activities.push.delivery import DeliveryRules, PushActivities
@@ -27,8 +29,8 @@ from activities.push.provider import Provider
 from activities.stores import Stores
 from activities.upkeep import UpkeepActivities
 from workers.codec import JourneysCodec, data_converter
-from workflows.contracts import JOURNEYS_QUEUE, PUSH_QUEUE, USERS_QUEUE, EventGiven, Visit
-from workflows.errors import RefusedError
+from workflows.contracts import JOURNEYS_QUEUE, PUSH_QUEUE, USERS_QUEUE
+from workflows.events import Events as EventsWorkflow
 from workflows.journey import Journey
 from workflows.upkeep import Upkeep
 from workflows.user_journey import UserJourney
@@ -54,13 +56,12 @@ LIGHT_MODULES = (
 )
 """Modules that the sandbox takes from the worker: pure, and preparing a run without them takes 5 ms in place of 1."""
 
-WORKFLOWS: dict[str, list[type]] = {JOURNEYS_QUEUE: [Journey, Upkeep], USERS_QUEUE: [UserJourney], PUSH_QUEUE: []}
+WORKFLOWS: dict[str, list[type]] = {
+    JOURNEYS_QUEUE: [Journey, Upkeep, EventsWorkflow],
+    USERS_QUEUE: [UserJourney],
+    PUSH_QUEUE: [],
+}
 """The workflows of each task queue."""
-
-
-async def take(visit: Visit, event: EventGiven) -> None:
-    """Refuse an event."""
-    raise RefusedError("events cannot be taken yet")
 
 
 def activities_of(
@@ -81,8 +82,8 @@ def activities_of(
         Task queue to activities.
     """
     life, enrolment = LifeActivities(stores), EnrolmentActivities(stores)
-    operating = OperatingActivities(stores)
-    passing = Passing(stores, take)
+    operating, events = OperatingActivities(stores), Events(stores)
+    passing = Passing(stores, events.take_for_run)
     return {
         JOURNEYS_QUEUE: [
             life.open_journey,
@@ -102,11 +103,13 @@ def activities_of(
             ConditionSplitActivities(passing).condition_split,
             TimeDelayActivities(passing).time_delay,
             SplitTestActivities(passing).split_test,
+            WaitForTriggerActivities(passing).wait_for_trigger,
             ReachabilityCheckActivities(passing).reachability_check,
             UpdateUserActivities(passing, Updates(stores.tables)).update_user,
             LeavingActivities(stores).leave,
             enrolment.evaluate_audience,
             enrolment.enrol,
+            events.take_event,
         ],
         PUSH_QUEUE: [PushActivities(passing, providers, rules).push, WebhookActivities(passing, outside).webhook],
     }

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 from temporalio.client import Client
 from temporalio.worker import PollerBehaviorSimpleMaximum, Worker
 
+from activities.events.taking import Events
 from activities.stores import Stores
 from workers.codec import open_codec
 from workers.connecting import connect, create_search_attributes
@@ -101,7 +102,11 @@ async def serving(settings: Settings, role: Role = "all") -> AsyncIterator[tuple
             )
             client = await connect(settings, plugin)
             async with run_workers(client, settings, role):
-                yield client, stores
+                sweeping = asyncio.create_task(Events(stores).keep_sweeping(client))
+                try:
+                    yield client, stores
+                finally:
+                    sweeping.cancel()
 
 
 async def until_told_to_stop(others: Sequence[asyncio.Event] = ()) -> None:

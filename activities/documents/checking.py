@@ -14,6 +14,7 @@ import polars as pl
 from pydantic import ValidationError
 
 from activities.documents.raw import RawDocument
+from activities.documents.triggers import trigger_faults, unknown_events
 from activities.documents.wording import faults_of
 from activities.push.messages import message_faults
 from activities.segments.checking import check_condition
@@ -23,7 +24,7 @@ from activities.stores import Stores
 from activities.tables.delta import TABLES
 from activities.tables.schema import Schema
 from workflows.conditions import Condition, FileRef, SegmentRef, render_path, walk
-from workflows.documents import AudienceEntry, ConditionSplit, JourneyDocument, Push, SegmentDocument
+from workflows.documents import AudienceEntry, ConditionSplit, JourneyDocument, Push, SegmentDocument, WaitForTrigger
 from workflows.errors import DefinitionError, Fault, ImportRefused, NotFoundError
 from workflows.graph import graph_faults
 
@@ -84,6 +85,16 @@ def conditions_of(document: JourneyDocument | SegmentDocument) -> Iterator[tuple
     for name, element in document.elements.items():
         if isinstance(element, ConditionSplit):
             yield ("elements", name, "match"), element.match
+        if isinstance(element, WaitForTrigger):
+            yield from _watched_segments(name, element)
+
+
+def _watched_segments(name: str, element: WaitForTrigger) -> Iterator[tuple[Place, Condition]]:
+    """List the segments that a wait watches, each with its place."""
+    for branch, way in element.branches.own.items():
+        for word in ("in_segment", "not_in_segment"):
+            if (condition := getattr(way, word)) is not None:
+                yield ("elements", name, "branches", branch, word), condition
 
 
 def check_documents(
@@ -122,6 +133,10 @@ def check_documents(
         faults = _document_faults(stores, raw, document, schema, known)
         faults += _read_files(stores, checked, position, rejects_dir)
         checked.faults += [_placed(fault, raw) for fault in faults]
+        if isinstance(document, JourneyDocument):
+            _, warnings = trigger_faults(document, schema)
+            warnings += unknown_events(document, stores.tables)
+            checked.warnings += [_placed(warning, raw) for warning in warnings]
     for raw, rest in partly:
         checked.faults += [_placed(fault, raw) for fault in _document_faults(stores, raw, rest, schema, known)]
     if not checked.faults:
@@ -194,6 +209,7 @@ def _document_faults(
                 faults += _pinned_faults(stores, node, (*at, *path))
     if isinstance(document, JourneyDocument):
         faults += graph_faults(document)
+        faults += trigger_faults(document, schema)[0]
         for name, element in document.elements.items():
             if isinstance(element, Push):
                 faults += message_faults(element.message, ("elements", name, "message"), schema)

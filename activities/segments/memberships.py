@@ -113,7 +113,7 @@ class Memberships:
 
     def __init__(self, segments: Segments, freshness: timedelta, limit_bytes: int) -> None:
         self._segments = segments
-        self._freshness = freshness
+        self.freshness = freshness
         self._limit = limit_bytes
         self._kept: OrderedDict[str, Membership] = OrderedDict()
         self._rounds: dict[str, asyncio.Task[Membership]] = {}
@@ -140,8 +140,8 @@ class Memberships:
         key = condition_key(condition, zone)
         # An event may come from a clock that is ahead: the decision is about its instant then.
         now = max(now, seen) if seen else now
-        oldest = max(now - self._freshness, seen) if seen else now - self._freshness
-        latest = now + max(self._freshness, SKEW)
+        oldest = max(now - self.freshness, seen) if seen else now - self.freshness
+        latest = now + max(self.freshness, SKEW)
         waiting = self._waiting.setdefault(key, [])
         waiting.append(now)
         try:

@@ -1,0 +1,195 @@
+"""The wait for trigger activity: what a user waits for, whether it came, and when that is asked again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection
+from temporalio import activity
+
+from activities.elements.condition_split import segment_words
+from activities.elements.passing import Case, Passing, Stay, kinds_of
+from activities.events.occurrences import asks_user, is_meant
+from activities.events.waiting import Hit, Wait, Waits, awaited, close_wait, decided, watched
+from activities.faults import as_failures
+from activities.records.ledger import Evidence
+from activities.records.rows import instant
+from activities.segments.memberships import at_hand
+from activities.stores import outcome_of
+from workflows.contracts import Outcome, Visit
+from workflows.documents import NOT_TRIGGERED, WaitForTrigger
+from workflows.errors import NotFoundError
+from workflows.scalars import duration
+
+PASSED_AT_ONCE = ("condition-split", "split-test", "reachability-check", "update-user")
+"""Kinds of elements that hold nobody and tell the user nothing: what he does while passing them still counts."""
+SHORTEST_LOOK = timedelta(seconds=10)
+"""Shortest time after which membership of a segment is looked at again."""
+LONGEST_LOOK = timedelta(minutes=15)
+"""Longest such time: how late a wait may notice, at most, that a segment was entered or left."""
+LOOKS_PER_WAIT = 20
+"""The next look comes after this part of the time that the wait has lasted: long waits cost little."""
+
+
+class WaitForTriggerActivities:
+    """Holds users until something happens.
+
+    Args:
+        passing: Decides whether an element may go ahead.
+    """
+
+    def __init__(self, passing: Passing) -> None:
+        self._passing = passing
+        self._waits = Waits(passing.stores.ledger)
+
+    @activity.defn(name="wait-for-trigger")
+    @as_failures
+    async def wait_for_trigger(self, visit: Visit) -> Outcome:
+        """Begin to wait for something; asked again, say what happened, or that time is over.
+
+        Args:
+            visit: Whose visit to which element.
+
+        Returns:
+            The branch of what happened first; or until when the run waits. Asked again after an answer, the first one.
+
+        Raises:
+            ApplicationError: Tables or ledger cannot be reached, which Temporal retries; or the version or a segment
+                is unknown, which it does not.
+        """
+        return await self._passing.pass_by(visit, WaitForTrigger, self._wait)
+
+    async def _wait(self, case: Case[WaitForTrigger]) -> Stay | Outcome:
+        visit, element = case.visit, case.element
+        wait = await asyncio.to_thread(self._waits.wait, visit)
+        if wait is None:
+            wait = await self._begun(case)
+        known = await asyncio.to_thread(self._waits.hits, visit.passage, visit.step)
+        found = await self._came(case, wait, known)
+        entered, evidence = await self._segments(case, known)
+        if found or entered:
+            known = await self._waits.add(visit.passage, visit.step, [*found, *entered])
+        hit = decided(element, known)
+        over = visit.now >= wait.deadline
+        if hit is not None and (over or not element.fixed):
+            return await self._decide(case, hit.branch, _said(element, hit), hit, evidence)
+        if over:
+            return await self._decide(case, NOT_TRIGGERED, f"nothing came until {wait.deadline:%Y-%m-%d %H:%M:%S} UTC")
+        return Stay(self._again(case, wait, known))
+
+    async def _begun(self, case: Case[WaitForTrigger]) -> Wait:
+        """Begin: before the events are looked at, so that whatever comes from now on finds the wait."""
+        visit = case.visit
+        elements = case.document.elements.items()
+        at_once = [name for name, element in elements if element.kind in PASSED_AT_ONCE]
+        since = await asyncio.to_thread(self._waits.since, visit, at_once)
+        await self._waits.begin(visit, since or visit.now, visit.now + duration(case.element.up_to))
+        begun = await asyncio.to_thread(self._waits.wait, visit)
+        if begun is None:
+            raise NotFoundError(
+                f"the ledger holds no passage {visit.passage!r} of {visit.journey!r}: this worker's ledger is not the "
+                "one that admitted it; see the setting JOURNEYS_DATABASE"
+            )
+        return begun
+
+    async def _came(self, case: Case[WaitForTrigger], wait: Wait, known: list[Hit]) -> list[Hit]:
+        """Find what was taken already: in the moment before the wait began, or by a process that died."""
+        there = {(hit.branch, hit.place) for hit in known}
+        open_places = [one for one in awaited(case.element) if one[:2] not in there]
+        if not open_places:
+            return []
+        events = await asyncio.to_thread(self._waits.events_since, wait, [one[2].event for one in open_places])
+        if not events:
+            return []
+        user: Mapping[str, Any] = {}
+        if any(asks_user(trigger.where) for _, _, trigger in open_places):
+            user = (await case.facts()).user
+        kinds = await asyncio.to_thread(kinds_of, case.stores)
+        found: dict[tuple[str, int], Hit] = {}
+        for event in events:
+            for branch, place, trigger in open_places:
+                if trigger.event == event.event and is_meant(
+                    trigger.where, event, entry=wait.entry, user=lambda: user, kinds=kinds, zone=case.zone
+                ):
+                    hit = Hit(branch, place, event.event_id, instant(event.at), event.properties)
+                    found.setdefault((branch, place), hit)
+        return list(found.values())
+
+    async def _segments(self, case: Case[WaitForTrigger], known: list[Hit]) -> tuple[list[Hit], dict[str, Evidence]]:
+        """Look whether the user is in, or out of, the segments that are watched."""
+        visit, stores = case.visit, case.stores
+        there = {hit.branch for hit in known}
+        found: list[Hit] = []
+        evidence: dict[str, Evidence] = {}
+        for branch, condition, inside in watched(case.element):
+            if branch in there:
+                continue
+            asked = stores.memberships.membership(condition, case.zone, visit.now, seen=visit.seen)
+            membership = await at_hand(asked)
+            if membership.ids.holds(visit.user_id) == inside:
+                found.append(Hit(branch, 0, "", instant(visit.now), {}))
+                evidence[branch] = Evidence({**membership.tables, **membership.segments}, membership.as_of)
+        return found, evidence
+
+    def _again(self, case: Case[WaitForTrigger], wait: Wait, known: list[Hit]) -> datetime:
+        """Tell when the run asks again: at the deadline, or earlier where a segment is watched."""
+        there = {hit.branch for hit in known}
+        if all(branch in there for branch, _, _ in watched(case.element)):
+            return wait.deadline
+        began = wait.deadline - duration(case.element.up_to)
+        return min(wait.deadline, next_look(began, case.visit.now, case.stores.memberships.freshness))
+
+    async def _decide(
+        self,
+        case: Case[WaitForTrigger],
+        branch: str,
+        because: str,
+        hit: Hit | None = None,
+        evidence: Mapping[str, Evidence] | None = None,
+    ) -> Outcome:
+        """Write down the branch, and that the wait is over, at once."""
+        visit, ledger = case.visit, case.stores.ledger
+        outcome = outcome_of(case.saved, visit.element, branch, because)
+
+        def work(connection: Connection) -> Outcome:
+            written = ledger.record_in(
+                connection,
+                visit,
+                outcome,
+                outcome=branch,
+                evidence=(evidence or {}).get(branch),
+                properties=None if hit is None or not hit.event_id else json.dumps(hit.properties),
+            )
+            close_wait(connection, visit)
+            return written
+
+        written = await ledger.database.write(work)
+        return written.model_copy(update={"learned": hit is not None})
+
+
+def next_look(began: datetime, now: datetime, freshness: timedelta) -> datetime:
+    """Tell when membership of a segment is looked at again.
+
+    Args:
+        began: When the wait began, UTC.
+        now: The instant of this look, UTC.
+        freshness: How old an answer may be anyway.
+
+    Returns:
+        An instant after now: the later, the longer the wait has lasted, at most a quarter of an hour.
+    """
+    return now + min(max(freshness, SHORTEST_LOOK, (now - began) / LOOKS_PER_WAIT), LONGEST_LOOK)
+
+
+def _said(element: WaitForTrigger, hit: Hit) -> str:
+    """Word what ended a wait."""
+    way = element.branches.own[hit.branch]
+    if not hit.event_id:
+        condition = way.in_segment or way.not_in_segment
+        return f"{'in' if way.in_segment else 'not in'} {segment_words(condition)} at {hit.at[:19]}Z"
+    names = [trigger.event for branch, place, trigger in awaited(element) if (branch, place) == (hit.branch, hit.place)]
+    return f"{names[0]} {hit.event_id!r} at {hit.at[:19]}Z"

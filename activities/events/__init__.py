@@ -1,0 +1,1 @@
+"""Events: taken once, stored in few commits, and what each of them sets off."""
