@@ -77,6 +77,7 @@ class EnrolmentActivities:
         if known is not None:
             return known[0]
         saved = stores.catalogue.journey(request.digest)
+        await asyncio.to_thread(stores.tables.require, "users")
         found = await asyncio.to_thread(
             stores.segments.evaluate,
             saved.document.entries[request.entry].audience,
