@@ -25,9 +25,11 @@ MAX_MESSAGE_BYTES = 8_000
 """Longest error text handed to Temporal for a failure that ends in a history, which takes payloads up to 2 MiB."""
 
 MAX_RETRIED_BYTES = 900
-"""Longest error text, and longest list of faults, of a failure that is retried. The server keeps the last one beside the
-pending activity, at most 4 KiB with its stack (`limit.mutableStateActivityFailureSize.error` of Temporal's dynamic
-configuration). A longer one becomes the cause of "Failure exceeds size limit.", and that is what operators would read."""
+"""Longest error text, and longest list of faults, of a failure that is retried.
+
+The server keeps the last one beside the pending activity, in 4 KiB with its stack (Temporal's dynamic configuration,
+`limit.mutableStateActivityFailureSize.error`); operators would read "Failure exceeds size limit." of a longer one.
+"""
 
 
 class Fault(BaseModel):
