@@ -271,8 +271,8 @@ def _write_rejects(path: Path, folder: Path | None, read: pl.LazyFrame, rejected
     rejected = rejected.with_columns(pl.col(LINE).cast(pl.Int64))
     wanted = pl.col(LINE).is_in(rejected.get_column(LINE).implode())
     rows = read.filter(wanted).select(LINE, "row").collect(engine="streaming").join(rejected, on=LINE).sort(LINE)
-    with rejects_writable(target):
-        rows.rename({LINE: "line"}).select(Reject._fields).write_csv(target)
+    with rejects_writable(target) as unfinished:
+        rows.rename({LINE: "line"}).select(Reject._fields).write_csv(unfinished)
     return str(target)
 
 
