@@ -62,6 +62,7 @@ class EnrolmentActivities:
         entry = saved.document.entries[request.entry]
         if not isinstance(entry, AudienceEntry):
             raise NotFoundError(f"{request.entry!r} is no audience entry of {request.journey!r}")
+        await asyncio.to_thread(stores.tables.require, "users")
         found = await asyncio.to_thread(
             stores.segments.evaluate,
             entry.audience,

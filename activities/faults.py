@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from types import TracebackType
 from typing import ParamSpec, TypeVar
 
 from workflows.errors import JourneyError, as_application_error
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+FRAMES = 3
+"""How many of the innermost calls stay in a failure's stack: enough to find the place, and few enough to be kept by the
+server (see `MAX_RETRIED_BYTES`)."""
 
 
 def as_failures(work: Callable[Arguments, Awaitable[Result]]) -> Callable[Arguments, Awaitable[Result]]:
@@ -19,7 +25,8 @@ def as_failures(work: Callable[Arguments, Awaitable[Result]]) -> Callable[Argume
         work: The activity.
 
     Returns:
-        The activity, raising `ApplicationError` in place of `JourneyError`; other exceptions pass, and are retried.
+        The activity, raising `ApplicationError` in place of `JourneyError`, with the place where it arose; other
+        exceptions pass, and are retried.
     """
 
     @functools.wraps(work)
@@ -27,6 +34,19 @@ def as_failures(work: Callable[Arguments, Awaitable[Result]]) -> Callable[Argume
         try:
             return await work(*args, **kwargs)
         except JourneyError as error:
-            raise as_application_error(error) from error
+            # A cause would be stored with the same text and a longer stack; the message quotes what the store said.
+            raise as_application_error(error).with_traceback(_innermost(error.__traceback__)) from None
 
     return worded
+
+
+def _innermost(trace: TracebackType | None) -> TracebackType | None:
+    """Cut the calls that lead to the last ones."""
+    kept = deque(_calls(trace), maxlen=FRAMES)
+    return kept[0] if kept else None
+
+
+def _calls(trace: TracebackType | None) -> Iterator[TracebackType]:
+    while trace is not None:
+        yield trace
+        trace = trace.tb_next

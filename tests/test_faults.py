@@ -261,6 +261,18 @@ async def test_300_runs_through_an_outage_of_the_ledger(house: House) -> None:
     require_everybody_left(house, stats)
 
 
+@pytest.mark.usefixtures("quiet")
+async def test_300_runs_through_an_outage_of_the_tables(exact: House) -> None:
+    """While the audience tables are away, 300 splits stand visible, nobody is answered wrongly; then all complete."""
+    async with crowd_started(exact) as (client, journey), production_workers(exact, (USERS_QUEUE,)):
+        with missing_tables(exact):
+            await until_all_wait(client, "condition-split", "there is no table users at")
+            await require_outage_survived(client, journey)
+            assert rows(exact, steps) == []
+        stats = await asyncio.wait_for(journey.result(), 240)
+    require_everybody_left(exact, stats)
+
+
 def _grown(house: House) -> tuple[Any, str, datetime]:
     saved = house.stores.catalogue.find("journey", "hello")
     return saved.document.elements["loyal"].match, "UTC", datetime.now(UTC)

@@ -20,7 +20,7 @@ from activities.tables.tidying import tidy
 from workers.opening import open_stores
 from workers.settings import load_settings
 from workflows.conditions import SegmentRef
-from workflows.errors import NotFoundError
+from workflows.errors import NotFoundError, StoreUnavailable
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 START_SECONDS = 30.0
@@ -50,6 +50,14 @@ with open_stores(load_settings()) as stores:
 """
 
 
+def ask(endpoint: str, method: str, path: str) -> None:
+    """Have the server do something."""
+    connection = HTTPConnection(endpoint.removeprefix("http://"), timeout=START_SECONDS)
+    connection.request(method, path)
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     """An S3 server with a bucket."""
@@ -57,10 +65,7 @@ def endpoint() -> Iterator[str]:
     try:
         assert process.stdout is not None
         port = int(process.stdout.readline())
-        connection = HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
-        connection.request("PUT", "/bucket")
-        assert connection.getresponse().status == 200
-        connection.close()
+        ask(f"http://127.0.0.1:{port}", "PUT", "/bucket")
         yield f"http://127.0.0.1:{port}"
     finally:
         process.kill()
@@ -154,3 +159,17 @@ def test_two_imports_at_once_both_land(stores: Stores, tmp_path: Path) -> None:
     assert sorted(devices["device_id"]) == sorted(f"d{row}" for row in range(150))
     assert sorted(users["user_id"]) == sorted(f"u{row}" for row in range(75))
     assert stores.tables.version("devices") == 1
+
+
+def test_a_bucket_that_is_emptied_is_an_outage(stores: Stores, tmp_path: Path, endpoint: str) -> None:
+    """Tables that vanish from S3 are a store that cannot be reached: nothing is refused for good, nobody is nobody."""
+    for plan in ("pro", "free"):
+        load(stores, tmp_path, "users", f"user_id,plan\na,{plan}\n")
+    scans = [stores.tables.scan("users", version) for version in (0, 1)]
+    ask(endpoint, "POST", "/moto-api/reset")
+    ask(endpoint, "PUT", "/bucket")
+    for scan in scans:
+        with pytest.raises(StoreUnavailable, match="no table users at s3:"):
+            stores.tables.collect(scan)
+    with open_stores(load_settings()) as newcomer, pytest.raises(StoreUnavailable, match="no table users at s3:"):
+        newcomer.tables.require("users")

@@ -173,14 +173,27 @@ def test_unreachable_store_is_retryable_and_named(tmp_path: Path) -> None:
 
 
 def test_a_table_that_vanishes_is_no_empty_audience(tables: Tables, tmp_path: Path) -> None:
-    """A table that was there and is gone is a store that cannot be reached, until it is back."""
-    tables.upsert("users", users(user_id=["a"]), "user_id")
+    """A table that was there and is gone is a store that cannot be reached, until it is back, for whoever asks."""
+    for age in (1, 2):
+        tables.upsert("users", users(user_id=["a"], age=[age]), "user_id")
+    newcomer = Tables(tables.root)
+    scans = [tables.scan("users", version) for version in (0, 1)]
     (tmp_path / "tables").rename(tmp_path / "unmounted")
-    for _ in range(2):
-        with pytest.raises(StoreUnavailable, match="gone"):
-            tables.version("users")
+    asked = [lambda: tables.version("users"), lambda: tables.scan("users"), lambda: tables.upsert("users", frame, key)]
+    asked += [lambda: newcomer.require("users"), lambda: newcomer.scan("users", 0), lambda: newcomer.scan("users", 1)]
+    frame, key = users(user_id=["b"]), "user_id"
+    for ask in asked * 2:
+        with pytest.raises(StoreUnavailable, match=f"no table users at {tables.place('users')}.*not mounted") as said:
+            ask()
+        assert "Mount it" in said.value.hint
+    for scan in scans:
+        with pytest.raises(StoreUnavailable, match="no table users"):
+            tables.collect(scan)
+    assert not Path(tables.root).exists()
     (tmp_path / "unmounted").rename(tmp_path / "tables")
-    assert tables.version("users") == 0
+    assert tables.version("users") == newcomer.version("users") == 1
+    assert [tables.collect(scan)["age"].to_list() for scan in scans] == [[1], [2]]
+    assert newcomer.scan("users", 0).collect()["age"].to_list() == [1]
 
 
 WRITER = """

@@ -22,8 +22,15 @@ from datetime import timedelta
 from pydantic import BaseModel, ConfigDict
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-MAX_MESSAGE_CHARACTERS = 2_000
-"""Longest error text handed to Temporal, which refuses payloads over 2 MiB."""
+MAX_MESSAGE_BYTES = 8_000
+"""Longest error text handed to Temporal for a failure that ends in a history, which takes payloads up to 2 MiB."""
+
+MAX_RETRIED_BYTES = 900
+"""Longest error text, and longest list of faults, of a failure that is retried.
+
+The server keeps the last one beside the pending activity, in 4 KiB with its stack (Temporal's dynamic configuration,
+`limit.mutableStateActivityFailureSize.error`); operators would read "Failure exceeds size limit." of a longer one.
+"""
 
 
 class Fault(BaseModel):
@@ -167,12 +174,18 @@ def as_application_error(error: JourneyError, *, next_retry_delay: timedelta | N
         next_retry_delay: When the server shall try again; the retry policy decides when null.
 
     Returns:
-        The failure to raise from an activity: its type is the class name, its first detail the list of faults.
+        The failure to raise from an activity: its type is the class name, its message says what to do too, its first
+        detail is the list of faults. Raise it `from None`: a cause would be stored beside it, with the text again.
     """
     benign = isinstance(error, NotWarm | StillInside | WorkerStopping | PushHeld)
+    limit = MAX_MESSAGE_BYTES if error.refused else MAX_RETRIED_BYTES
+    message = f"{error.message}. {error.hint}" if error.hint else error.message
+    faults = [fault.model_dump(exclude_defaults=True) for fault in error.faults[:50]]
+    if not error.refused and len(str(faults).encode()) > limit:
+        faults = []  # The message has it all, as far as there is room.
     return ApplicationError(
-        error.message[:MAX_MESSAGE_CHARACTERS],
-        [fault.model_dump(exclude_defaults=True) for fault in error.faults[:50]],
+        message.encode()[:limit].decode(errors="ignore"),
+        faults,
         type=type(error).__name__,
         non_retryable=error.refused,
         next_retry_delay=next_retry_delay,

@@ -228,6 +228,8 @@ class Profiles:
         Raises:
             StoreUnavailable: The tables cannot be reached.
         """
+        if versions is None:
+            self._tables.require("users")
         wanted, at = pl.col("user_id").is_in(user_ids), versions or {}
         users = self._tables.collect(self._tables.scan("users", at.get("users")).filter(wanted))
         stored = reachable(self._tables.scan("devices", at.get("devices")).filter(wanted), self.default_provider).sort(

@@ -187,6 +187,7 @@ class Memberships:
     def _confirm_or_evaluate(
         self, kept: Membership | None, condition: Condition, zone: str, now: datetime
     ) -> Membership:
+        self._segments.tables.require("users")
         versions = self._segments.versions()
         references = self._segments.references(versions, zone=zone)
         if kept is not None and kept.tables == versions and kept.digest == references.digest(condition):

@@ -117,6 +117,8 @@ class References:
         return {PIN + name: saved.version for name, saved in sorted(self._found.items()) if "@" not in name}
 
     def _members(self, import_id: str) -> pl.LazyFrame:
+        # Members are stored before the version that names them is saved.
+        self._tables.require("members")
         members = self._tables.scan("members", self._versions.get("members"))
         return members.filter(pl.col("import_id") == import_id).select("user_id").unique()
 

@@ -36,6 +36,7 @@ PARTS_LIMIT = 64
 """Most parts: each is an open file while they are written."""
 
 PART = "part"
+UNREAD = "unread"
 
 PIECE: dict[str, pl.DataType] = {LINE: pl.Int64(), "id": pl.String(), "reason": pl.String(), "row": pl.String()}
 """A row of the file: its id, or the reason why it has none."""
@@ -49,8 +50,8 @@ class IdentifierReport(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True)
 
     members: pl.DataFrame
-    """One row per matched id, in the order of the file: `user_id: String`, never null, and `device_id: String`, null
-    in a list of user ids."""
+    """One row per matched id, in an order that depends on nothing but the ids and the size of the file: `user_id:
+    String`, never null, and `device_id: String`, null in a list of user ids."""
     rows: int
     """Rows of the file, without header and blank lines."""
     users: int
@@ -199,34 +200,37 @@ def _match(
     rows = duplicates = unknown = 0
     # Of user ids the owner is the id itself: one column is enough.
     columns = ["id"] if identifier == "user_id" else ["id", "user_id", "device_id"]
-    listed = _parted(read.select(LINE, "id", "reason"), folder / "listed", parts)
+    unread = pl.col("reason").is_not_null()
+    said = pl.when(unread).then(pl.col("reason")).otherwise(pl.col("id"))
+    given = read.select(pl.col(LINE).cast(pl.UInt32), said.alias("id"), unread.alias(UNREAD))
+    listed = _parted(given, folder / "listed", parts)
     with reaching("the tables"):
         known = _parted(owners.select(columns), folder / "known", parts)
     for part in range(parts):
-        given, holding = listed(part), known(part)
-        unread = given.filter(pl.col("id").is_null()).select(LINE, "reason")
-        if not given.get_column(LINE).is_sorted():
-            given = given.sort(LINE)
-        first = given.select(LINE, "id").drop_nulls().unique(subset="id", keep="first")
-        if identifier == "user_id":
-            # A semi join makes no pairs, and lines are all that has to be kept: the ids are in the file.
-            found = first.join(holding, on="id", how="semi").select(LINE)
-        else:
-            found = first.join(holding, on="id", how="inner").select(LINE, "user_id", "device_id")
+        lines, holding = listed(part), known(part)
+        if not lines.get_column(LINE).is_sorted():
+            lines = lines.sort(LINE)
+        faulty = lines.filter(pl.col(UNREAD)).select(LINE, reason="id")
+        ids = lines.filter(~pl.col(UNREAD)).select(LINE, "id")
+        first = ids.filter(pl.col("id").is_first_distinct())
+        held = first.get_column("id").is_in(holding.get_column("id").implode())
+        found = first.filter(held)
         # An unknown id is rejected once, on its first line.
-        strange = first.join(found.select(LINE), on=LINE, how="anti")
+        strange = first.filter(~held)
         reason = pl.lit(f"no {identifier} ") + pl.col("id") + " in the table"
-        rejected += [unread, strange.select(LINE, reason.alias("reason"))]
-        matched.append(found.with_columns(pl.col(LINE).cast(pl.UInt32)))
-        rows += given.height
+        rejected += [faulty, strange.select(LINE, reason.alias("reason"))]
+        if identifier == "device_id":
+            found = found.join(holding, on="id", maintain_order="left").select("user_id", "device_id")
+        else:
+            found = found.select(pl.col("id").alias("user_id"), pl.lit(None, pl.String).alias("device_id"))
+        matched.append(found)
+        rows += lines.height
         unknown += strange.height
-        duplicates += given.height - unread.height - first.height
-    found = pl.concat(matched)
-    members = _on_lines(read, found.get_column(LINE)) if identifier == "user_id" else found.sort(LINE)
-    refused = pl.concat(rejected).sort(LINE)
+        duplicates += ids.height - first.height
+    members, refused = pl.concat(matched), pl.concat(rejected).sort(LINE)
     empty = int((refused.get_column("reason") == EMPTY).sum())
     report = IdentifierReport(
-        members=members.select("user_id", "device_id"),
+        members=members,
         rows=rows,
         users=members.get_column("user_id").n_unique() if identifier == "device_id" else members.height,
         unknown=unknown,
@@ -237,18 +241,6 @@ def _match(
         warnings=[],
     )
     return report, refused
-
-
-def _on_lines(read: pl.LazyFrame, lines: pl.Series) -> pl.DataFrame:
-    """Give the ids on some lines as members, in the order of the file, reading it again in place of sorting them."""
-    last = int(lines.max() or 0)  # type: ignore[arg-type]
-    wanted = pl.zeros(last + 1, pl.Boolean, eager=True).scatter(lines, True)
-    pieces = [pl.DataFrame(schema={"user_id": pl.String()})]
-    # A bit a line: a set of millions of lines would take as much memory as the ids.
-    for batch in read.select(LINE, user_id="id").collect_batches(maintain_order=True):
-        within = batch.filter(pl.col(LINE) <= last)
-        pieces.append(within.filter(wanted.gather(within.get_column(LINE))).select("user_id"))
-    return pl.concat(pieces).with_columns(device_id=pl.lit(None, pl.String))
 
 
 def _parted(frame: pl.LazyFrame, folder: Path, parts: int) -> Callable[[int], pl.DataFrame]:
@@ -276,10 +268,11 @@ def _write_rejects(path: Path, folder: Path | None, read: pl.LazyFrame, rejected
     if not rejected.height:
         return None
     target = rejects_path(path, folder)
+    rejected = rejected.with_columns(pl.col(LINE).cast(pl.Int64))
     wanted = pl.col(LINE).is_in(rejected.get_column(LINE).implode())
     rows = read.filter(wanted).select(LINE, "row").collect(engine="streaming").join(rejected, on=LINE).sort(LINE)
-    with rejects_writable(target):
-        rows.rename({LINE: "line"}).select(Reject._fields).write_csv(target)
+    with rejects_writable(target) as unfinished:
+        rows.rename({LINE: "line"}).select(Reject._fields).write_csv(unfinished)
     return str(target)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 from workflows.errors import ImportRefused
 
@@ -28,18 +29,26 @@ def rejects_path(source: Path, folder: Path | None) -> Path:
 
 
 @contextmanager
-def rejects_writable(path: Path) -> Iterator[None]:
+def rejects_writable(path: Path) -> Iterator[Path]:
     """Make the folder of a rejects file, and refuse the import when it cannot be written.
 
     Args:
         path: The rejects file.
 
+    Yields:
+        The file to write in its place: it takes the name when it is whole, whatever is killed meanwhile.
+
     Raises:
         ImportRefused: In place of the operating system's error.
     """
+    unfinished = path.with_name(f"{path.name}.{uuid4().hex[:8]}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield
+        try:
+            yield unfinished
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise ImportRefused(
             f"cannot write the rejected rows to {path}: {error.strerror or error}",
@@ -65,7 +74,7 @@ def write_rejects(source: Path, folder: Path | None, rejects: Iterable[Reject]) 
     if not ordered:
         return None
     path = rejects_path(source, folder)
-    with rejects_writable(path), path.open("w", encoding="utf-8", newline="") as file:
+    with rejects_writable(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Reject._fields)
         writer.writerows(ordered)

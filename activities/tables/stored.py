@@ -118,14 +118,24 @@ class StoredTables:
             else:
                 newest = self._open(name)
                 if newest is None and name in self._seen:
-                    # An unmounted disk must not read as an audience of nobody.
                     self._newest.pop(name, None)
-                    raise FileNotFoundError("the table was there and is gone")
+                    raise self._gone(name)
                 if newest is None:
                     return -1
                 self._newest[name] = newest
                 self._seen.add(name)
             return newest.version()
+
+    def require(self, name: TableName) -> None:
+        """Refuse to go on without a table. Call it before a decision about users who are known to exist.
+
+        A process that starts while a disk is not mounted has never seen the table, and -1 would read as nobody.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached, or the table is not there. Retried by Temporal.
+        """
+        if self.version(name) < 0:
+            raise self._gone(name)
 
     def scan(self, name: TableName, version: int | None = None) -> pl.LazyFrame:
         """Read a table lazily, for ever at the same version.
@@ -210,24 +220,36 @@ class StoredTables:
 
         Raises:
             NotFoundError: There is no such version, or it was vacuumed.
-            StoreUnavailable: The store cannot be reached.
+            StoreUnavailable: The store cannot be reached, or the table is not there.
         """
         try:
             with reaching(self.place(name)):
                 table = self._open(name, version)
+                there = table is not None or self._open(name) is not None
         except StoreUnavailable as error:
             # The store answers for the newest version, and says that the log of this one is not there.
             if version == self.version(name) or not NO_LOG.search(str(error.__cause__)):
                 raise
-            table = None
-        if table is None:
-            if version < self.version(name):
-                raise self._vacuumed(name, version)
-            raise NotFoundError(
-                f"the table {name} has no version {version}",
-                hint=f"Its newest version is {self.version(name)}, in {self.place(name)}.",
-            )
-        return table
+            table, there = None, True
+        if table is not None:
+            return table
+        newest = self.version(name)
+        # Whoever knows a version has seen the table.
+        if not there or version == newest:
+            raise self._gone(name)
+        if version < newest:
+            raise self._vacuumed(name, version)
+        raise NotFoundError(
+            f"the table {name} has no version {version}",
+            hint=f"Its newest version is {newest}, in {self.place(name)}.",
+        )
+
+    def _gone(self, name: TableName) -> StoreUnavailable:
+        """Word that a table is not where it has to be: an unmounted disk must not read as an audience of nobody."""
+        return StoreUnavailable(
+            f"there is no table {name} at {self.place(name)}: nothing was imported, or its place is not mounted",
+            hint="Mount it, or import the table; see the setting JOURNEYS_TABLES. The work waits and goes on.",
+        )
 
     def _vacuumed(self, name: TableName, version: int | None) -> NotFoundError:
         """Word that a version existed and can be read no more."""
@@ -247,6 +269,9 @@ class StoredTables:
             return None
         name: TableName = next(table for table in TABLES if table == missing["table"])
         file = missing["file"]
+        # A disk that was away for a moment.
+        if self._local and os.path.exists(os.path.join(self.place(name), file)):
+            return None
         # What the newest version needs is never vacuumed: without it the table is damaged, or the store not whole.
         if any(uri.endswith(file) for uri in self.handle(name, self.version(name)).file_uris()):
             return None

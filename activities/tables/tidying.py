@@ -14,7 +14,7 @@ from typing import Any
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
-from activities.tables.delta import KEPT_FOR, Tables
+from activities.tables.delta import KEPT_FOR, Tables, layout_of
 from activities.tables.schema import TableName
 from activities.tables.stored import reaching
 from workflows.upkeep import TidiedTable
@@ -121,7 +121,7 @@ def _compact(tables: Tables, name: TableName, handle: DeltaTable) -> DeltaTable:
     """Join small files, on whatever version is the newest by then; leave it where imports keep coming first."""
     for _ in range(ATTEMPTS):
         try:
-            handle.optimize.compact(target_size=TARGET_BYTES)
+            handle.optimize.compact(target_size=TARGET_BYTES, writer_properties=layout_of(name))
             break
         except CommitFailedError:
             handle = tables.handle(name, tables.version(name))
