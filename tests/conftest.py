@@ -11,6 +11,7 @@ import pytest
 from temporalio.testing import WorkflowEnvironment
 
 from tests.house import DEVICES, SAMPLE_DOCUMENTS, USERS, House, open_house
+from tests.postgres import PostgresServer, find_programs
 from workers.settings import Settings
 
 NAMESPACES = 240
@@ -21,6 +22,29 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("JOURNEYS_", "TEMPORAL_")):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real PostgreSQL server, once for all tests. Without its programs they are left out, but never in CI."""
+    programs = find_programs()
+    if programs is None:
+        reason = "PostgreSQL's programs are not installed (on Debian: apt-get install postgresql)"
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    server = PostgresServer(programs)
+    yield server
+    server.remove()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.create()
 
 
 @pytest.fixture(scope="session")

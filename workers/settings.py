@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     home: Path = Path(HOME_NAME)
     """Folder of all that the embedded defaults keep; found upwards from the current folder, as git finds its own."""
     database: SecretStr | None = None
-    """SQLAlchemy address of catalogue and ledger; left out: a SQLite file in the home."""
+    """Address of catalogue and ledger, such as `postgresql://user:password@host/name`; left out: SQLite in the home."""
     tables: str | None = None
     """Folder of the audience tables, or an address such as `s3://bucket/tables`; left out: `tables` in the home."""
     table_options: Annotated[dict[str, SecretStr] | None, NoDecode] = None

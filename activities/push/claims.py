@@ -54,7 +54,7 @@ RESEND_LIMIT = 3
 dead_addresses = Table(
     "dead_addresses",
     METADATA,
-    Column("device_id", String(500), primary_key=True),
+    Column("device_id", Text, primary_key=True),
     Column("provider", String(40), primary_key=True),
     Column("token", Text, nullable=False),
     Column("since", String(32), nullable=False),
@@ -150,7 +150,7 @@ class Claims:
                 claim.stored = self._finish(connection, visit, finish)
             return claim
 
-        return await self._ledger.database.write(work)
+        return await self._ledger.database.write(work, keys=[visit.user_id])
 
     async def settle(
         self,
@@ -193,7 +193,7 @@ class Claims:
                 )
             return self._finish(connection, visit, finish)
 
-        return await self._ledger.database.write(work)
+        return await self._ledger.database.write(work, keys=[visit.user_id])
 
     def dead(self, device_ids: list[str]) -> dict[tuple[str, str], tuple[str, str]]:
         """Give the dead addresses of some devices: (device, provider) to (token, instant since)."""

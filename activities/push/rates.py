@@ -145,7 +145,9 @@ class Rates:
                 if lease.left > 0 and lease.window == int(now):
                     lease.left -= 1
                     return True
-                granted = await self._database.write(partial(self._lease, provider=provider, now=now))
+                granted = await self._database.write(
+                    partial(self._lease, provider=provider, now=now), keys=[f"rate of {provider}"]
+                )
                 if granted is None:
                     lease.unlimited_until = now + LOOK_SECONDS
                 elif granted:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -90,6 +91,10 @@ def passage_id(enrolment: str, user_id: str, key: str = "") -> str:
     return uuid5(NAMESPACE_URL, f"{enrolment}\n{user_id}\n{key}").hex
 
 
+REFUSED_ID_BYTES = 1_000
+"""Longest user id of a refusal that is kept as it is: PostgreSQL indexes no text of more than about 2,700 bytes."""
+
+
 class Admissions:
     """Passages and enrolments in SQL.
 
@@ -117,12 +122,13 @@ class Admissions:
             StoreUnavailable: The ledger cannot be written. Temporal retries.
         """
         ids = {user: passage or passage_id(arrival.enrolment, user, arrival.key) for user in users}
-        return await self.database.write(lambda connection: self._admit(connection, arrival, ids))
+        return await self.database.write(lambda connection: self._admit(connection, arrival, ids), keys=users)
 
     def _admit(self, connection: Connection, arrival: Arrival, ids: dict[str, str]) -> list[Admission]:
         earlier: dict[str, list[Row[Any]]] = {}
+        kept = [_kept(user) for user in ids]
         for row in connection.execute(
-            select(passages).where(passages.c.journey == arrival.journey, passages.c.user_id.in_(list(ids)))
+            select(passages).where(passages.c.journey == arrival.journey, passages.c.user_id.in_(kept))
         ):
             earlier.setdefault(row.user_id, []).append(row)
         refused_before = {
@@ -131,7 +137,7 @@ class Admissions:
                 select(refusals.c.user_id, refusals.c.reason).where(
                     refusals.c.enrolment == arrival.enrolment,
                     refusals.c.key == arrival.key,
-                    refusals.c.user_id.in_(list(ids)),
+                    refusals.c.user_id.in_(kept),
                 )
             )
         }
@@ -148,7 +154,7 @@ class Admissions:
                 continue
             passed = [(row.entered_at, row.closed_at) for row in rows if row.key == arrival.key]
             reason = (
-                refused_before.get(user)
+                refused_before.get(_kept(user))
                 or ("" if runs else "not-running")
                 or self._refusal_of_id(arrival, user)
                 or refusal_reason(arrival.reentry, passed, arrival.at)
@@ -156,8 +162,9 @@ class Admissions:
             )
             answers.append(Admission(passage, user, arrival.version, arrival.entry, refused=reason))
             common = {"journey": arrival.journey, "version": arrival.version, "user_id": user, "key": arrival.key}
-            if reason and user not in refused_before:
-                refusing.append({**common, "enrolment": arrival.enrolment, "at": at, "reason": reason})
+            if reason and _kept(user) not in refused_before:
+                refused = {"user_id": _kept(user), "enrolment": arrival.enrolment, "at": at, "reason": reason}
+                refusing.append({**common, **refused})
             elif not reason:
                 entering.append(
                     {
@@ -181,11 +188,14 @@ class Admissions:
         return answers
 
     def _runs(self, connection: Connection, journey: str) -> bool:
-        query = select(journeys.c.state).where(journeys.c.journey == journey).with_for_update()
+        # It stays so until the commit: who ends a journey names no keys, and so waits for all who do.
+        query = select(journeys.c.state).where(journeys.c.journey == journey)
         return connection.execute(query).scalar_one_or_none() == "running"
 
     def _refusal_of_id(self, arrival: Arrival, user_id: str) -> str:
         """Refuse a user whose id makes no workflow id: nothing could be started for him, and others must not wait."""
+        if "\0" in user_id:  # PostgreSQL stores none
+            return "wrong-id"
         try:
             self.ids.workflow_id(arrival.journey, user_id, arrival.key)
         except RefusedError as error:
@@ -213,7 +223,7 @@ class Admissions:
                 self.database.insert(refusals)
                 .values(
                     enrolment=arrival.enrolment,
-                    user_id=user_id,
+                    user_id=_kept(user_id),
                     key=arrival.key,
                     journey=arrival.journey,
                     version=arrival.version,
@@ -225,13 +235,13 @@ class Admissions:
             stored: str = connection.execute(
                 select(refusals.c.reason).where(
                     refusals.c.enrolment == arrival.enrolment,
-                    refusals.c.user_id == user_id,
+                    refusals.c.user_id == _kept(user_id),
                     refusals.c.key == arrival.key,
                 )
             ).scalar_one()
             return stored
 
-        return await self.database.write(work)
+        return await self.database.write(work, keys=[user_id])
 
     def admission(self, passage: str) -> Admission | None:
         """Give a passage that was admitted before; None when it was not."""
@@ -265,7 +275,8 @@ class Admissions:
                 return Admission(passage, row.user_id, row.version, row.entry, True, left=leave)
             return _admission(row)
 
-        return await self.database.write(work)
+        # One row is changed, whose user is not at hand. Nobody decides by it while it is open.
+        return await self.database.write(work, keys=[passage])
 
     async def open_enrolment(
         self, enrolment: str, journey: str, version: int, entry: str, audience: Audience
@@ -408,6 +419,14 @@ def cap_reason(cap: AtMost | None, entered: list[str], at: datetime) -> str:
         return ""
     since = instant(at - duration(cap.per))
     return "too-often" if sum(moment > since for moment in entered) >= cap.at_most else ""
+
+
+def _kept(user_id: str) -> str:
+    """Give a user's id as a refusal holds it: any text may ask to enter, and not all can be stored or indexed."""
+    encoded = user_id.encode("utf-8", "replace")
+    if len(encoded) <= REFUSED_ID_BYTES and "\0" not in user_id:
+        return user_id
+    return f"{user_id[:60]}... (sha256 {sha256(encoded).hexdigest()})".replace("\0", "\ufffd")
 
 
 def _admission(row: Row[Any]) -> Admission:

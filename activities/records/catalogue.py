@@ -210,14 +210,14 @@ class Catalogue:
             select(documents)
             .join(last, (documents.c.name == last.c.name) & (documents.c.version == last.c.version))
             .where(documents.c.kind == kind)
-            .order_by(documents.c.name)
         )
-        return [_saved(row) for row in self._database.read(lambda connection: connection.execute(query).all())]
+        found = [_saved(row) for row in self._database.read(lambda connection: connection.execute(query).all())]
+        return sorted(found, key=lambda saved: saved.name)  # here, since each database has an order of its own
 
     def names(self, kind: DocumentKind) -> list[str]:
         """List the names of all documents of a kind, sorted."""
-        query = select(documents.c.name).where(documents.c.kind == kind).distinct().order_by(documents.c.name)
-        return [row.name for row in self._database.read(lambda connection: connection.execute(query).all())]
+        query = select(documents.c.name).where(documents.c.kind == kind).distinct()
+        return sorted(self._database.read(lambda connection: connection.execute(query).scalars().all()))
 
     def journey(self, digest: str) -> SavedJourney:
         """Give a journey's version by its content, parsed once a process.

@@ -156,8 +156,8 @@ class Gate:
         """
 
         def work(connection: Connection) -> bool:
-            query = select(journeys).where(journeys.c.journey == visit.journey).with_for_update()
-            row = connection.execute(query).one()
+            # It stays so until the commit: who resumes names no keys, and so waits for all who do.
+            row = connection.execute(select(journeys).where(journeys.c.journey == visit.journey)).one()
             if row.state != "paused":
                 return False
             values = {
@@ -177,7 +177,7 @@ class Gate:
             connection.execute(statement)
             return True
 
-        return await self._database.write(work)
+        return await self._database.write(work, keys=[visit.user_id])
 
     def held(self, visit: Visit) -> Held | None:
         """Tell how a visit that was held goes on. Blocking.
@@ -213,7 +213,7 @@ class Gate:
         """
 
         def work(connection: Connection) -> int:
-            query = select(journeys).where(journeys.c.journey == journey).with_for_update()
+            query = select(journeys).where(journeys.c.journey == journey)
             row = connection.execute(query).one()
             if row.state == "paused":  # asked again
                 return int(row.epoch)
@@ -244,7 +244,7 @@ class Gate:
         """
 
         def work(connection: Connection) -> int:
-            query = select(journeys).where(journeys.c.journey == journey).with_for_update()
+            query = select(journeys).where(journeys.c.journey == journey)
             row = connection.execute(query).one()
             newest = select(pauses.c.epoch).where(pauses.c.journey == journey).order_by(pauses.c.epoch.desc()).limit(1)
             epoch = int(connection.execute(newest).scalar_one())
@@ -273,7 +273,7 @@ class Gate:
         """
 
         def work(connection: Connection) -> None:
-            query = select(journeys).where(journeys.c.journey == journey).with_for_update()
+            query = select(journeys).where(journeys.c.journey == journey)
             row = connection.execute(query).one()
             if row.version >= version:  # asked again
                 return

@@ -81,7 +81,7 @@ class Ledger(Admissions):
         def work(connection: Connection) -> Outcome:
             return self.record_in(connection, visit, answer, outcome=outcome, evidence=evidence, properties=properties)
 
-        return await self.database.write(work)
+        return await self.database.write(work, keys=[visit.user_id])
 
     def record_in(
         self,
@@ -165,7 +165,7 @@ class Ledger(Admissions):
             self._close(connection, visit.passage, left, instant(visit.now))
             return Outcome(because=because, left=left)
 
-        return await self.database.write(work)
+        return await self.database.write(work, keys=[visit.user_id])
 
     async def move(
         self, visit: Visit, version: int, element: str, leave: Leave | None, *, keeps: bool
@@ -215,7 +215,7 @@ class Ledger(Admissions):
                 return Outcome(left=leave)
             return None
 
-        return await self.database.write(work)
+        return await self.database.write(work, keys=[visit.user_id])
 
     def values(self, passage: str) -> Values:
         """Give what a run knows beside the tables: the values of its entry event and of those it waited for. Blocking.
@@ -280,7 +280,6 @@ class Ledger(Admissions):
 
         def work(connection: Connection) -> int:
             own = (journeys.c.journey == journey, journeys.c.launch == launch)
-            connection.execute(select(journeys.c.state).where(*own).with_for_update())
             query = select(func.count()).where(passages.c.journey == journey, passages.c.closed_at.is_(None))
             inside = int(connection.execute(query).scalar_one())
             if not (when_empty and inside):
