@@ -172,7 +172,7 @@ def _layered(boxes: Mapping[str, Size], links: Sequence[Link]) -> _Graph:
     for place, link in enumerate(links):
         ways[link.source].append(place)
     # Depth first, so that the first order keeps what belongs together side by side.
-    waiting, visited = list(reversed(boxes)), dict.fromkeys(boxes, False)
+    waiting, visited = list(boxes)[::-1], dict.fromkeys(boxes, False)
     while waiting:
         name = waiting.pop()
         if visited[name]:
@@ -255,16 +255,8 @@ def _place(graph: _Graph) -> None:
             graph.x[key] = edge + graph.sizes[key].width / 2
             edge += graph.sizes[key].width + GAP
     for sweep in range(2 * SWEEPS):
-        downwards = sweep % 2 == 0
-        for layer in graph.layers if downwards else reversed(graph.layers):
-            wanted, weights = [], []
-            for key in layer:
-                near = [(graph.x[other], _weight(key, other)) for other in (*graph.above[key], *graph.below[key])]
-                weight = sum(share for _, share in near)
-                wanted.append(sum(x * share for x, share in near) / weight if near else graph.x[key])
-                weights.append(weight or 1.0)
-            for key, x in zip(layer, _apart(graph, layer, wanted, weights), strict=True):
-                graph.x[key] = x
+        for layer in graph.layers if sweep % 2 == 0 else reversed(graph.layers):
+            _pull(graph, layer)
     for _ in range(3):
         for layer in graph.layers:
             for place, key in enumerate(layer):
@@ -273,6 +265,19 @@ def _place(graph: _Graph) -> None:
     least = min((graph.x[key] - graph.sizes[key].width / 2 for key in graph.x), default=0.0)
     for key in graph.x:
         graph.x[key] -= least
+
+
+def _pull(graph: _Graph, layer: list[NodeKey]) -> None:
+    """Move the nodes of a layer to where their neighbours are, as near as they can keep apart."""
+    wanted: list[float] = []
+    weights: list[float] = []
+    for key in layer:
+        near = [(graph.x[other], _weight(key, other)) for other in (*graph.above[key], *graph.below[key])]
+        weight = sum(share for _, share in near)
+        wanted.append(sum(x * share for x, share in near) / weight if near else graph.x[key])
+        weights.append(weight or 1.0)
+    for key, x in zip(layer, _apart(graph, layer, wanted, weights), strict=True):
+        graph.x[key] = x
 
 
 def _weight(key: NodeKey, other: NodeKey) -> float:

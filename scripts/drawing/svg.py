@@ -65,7 +65,7 @@ text { font-family: "Inter", "Segoe UI", "Helvetica Neue", Arial, "Liberation Sa
 
 _UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML cannot hold, even escaped (XML 1.0, section 2.2)."""
-_NARROW, _MIDDLING, _BROAD = frozenset("ijlI.,:;|'!"), frozenset("ftr()[]-/ \"*`"), frozenset("mwMW@%—…")
+_NARROW, _MIDDLING, _BROAD = frozenset("ijlI.,:;|'!"), frozenset('ftr()[]-/ "*`'), frozenset("mwMW@%—…")
 
 
 def draw_svg(picture: Picture) -> str:
@@ -98,10 +98,10 @@ def draw_svg(picture: Picture) -> str:
         _text(root, MARGIN, MARGIN + 38 + place * LINE, line, "note")
     stage = SubElement(root, "g", transform=f"translate({(width - found.size.width) / 2:.1f} {top:.1f})")
     _strokes(stage, picture, found)
-    for arrow, place in zip(picture.arrows, found.labels, strict=True):
+    for arrow, label in zip(picture.arrows, found.labels, strict=True):
         if arrow.words:
-            _rect(stage, place, "label", LABEL_HEIGHT / 2)
-            _text(stage, place.x, place.y + 15, arrow.words, "words")
+            _rect(stage, label, "label", LABEL_HEIGHT / 2)
+            _text(stage, label.x, label.y + 15, arrow.words, "words")
     for box in picture.boxes:
         _box(stage, box, bodies[box.name], found.boxes[box.name])
     indent(root, " ")
@@ -122,7 +122,9 @@ def _strokes(stage: Element, picture: Picture, found: Arrangement) -> None:
             corners = f"{end_x - 4.5:.1f},{end_y - 1:.1f} {end_x + 4.5:.1f},{end_y - 1:.1f} {end_x:.1f},{tip:.1f}"
             SubElement(stage, "polygon", {"class": "point", "points": corners})
         middle = (stroke.bend + end_y) / 2
-        curve = f"M{x:.1f} {y:.1f}V{stroke.bend:.1f}C{x:.1f} {middle:.1f} {end_x:.1f} {middle:.1f} {end_x:.1f} {end_y:.1f}"
+        curve = (
+            f"M{x:.1f} {y:.1f}V{stroke.bend:.1f}C{x:.1f} {middle:.1f} {end_x:.1f} {middle:.1f} {end_x:.1f} {end_y:.1f}"
+        )
         broad = 1.5 + 4.5 * (users / picture.entered if users and picture.entered else 0)
         classes = "line nobody" if users == 0 else "line"
         SubElement(stage, "path", {"class": classes, "d": curve, "stroke-width": f"{broad:.1f}"})
