@@ -81,6 +81,9 @@ def runs_query(
 
     Returns:
         The query, with every value quoted (Temporal's page "List Filter").
+
+    Raises:
+        RefusedError: The server cannot search for this user id.
     """
     terms = ["WorkflowType = 'UserJourney'"]
     if journey:
@@ -88,9 +91,11 @@ def runs_query(
         terms.append(f"({JOURNEY_ID.name} = {_quoted(journey)} OR WorkflowId STARTS_WITH {begin})")
     if version:
         terms.append(f"{JOURNEY_VERSION.name} = {_quoted(str(version))}")
-    if user_id:
-        own = f"{JOURNEY_USER_ID.name} = {_quoted(user_id)}"
-        terms.append(f"({own} OR WorkflowId = {_quoted(user_workflow_id(journey, user_id))})" if journey else own)
+    if user_id and journey:
+        own = user_workflow_id(journey, user_id)
+        terms.append(f"(WorkflowId = {_quoted(own)} OR WorkflowId STARTS_WITH {_quoted(f'{own}/key/')})")
+    elif user_id:
+        terms.append(f"{JOURNEY_USER_ID.name} = {_quoted(user_id)}")
     if element:
         terms.append(f"{JOURNEY_ELEMENT.name} = {_quoted(element)} AND ExecutionStatus = 'Running'")
     if failed:
@@ -99,7 +104,14 @@ def runs_query(
 
 
 def _quoted(value: str) -> str:
-    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
+    """Quote a value. The server (1.32, measured) never finds one that holds a backslash or a double quote."""
+    if {"\\", '"'} & {*value}:
+        raise RefusedError(
+            f"Temporal cannot search for {value!r}: a value with a backslash or a double quote is never found",
+            code="not-searchable",
+            hint="name the journey too: its runs are found by their workflow ids",
+        )
+    return "'" + value.replace("'", "''") + "'"
 
 
 async def list_runs(

@@ -110,7 +110,9 @@ def _print_explanation(found: Explanation, kinds: dict[tuple[int, str], str], au
         rows: list[tuple[Any, ...]] = [(run.entered_at, run.entry, "Entry", "admitted", "")]
         for step in run.steps:
             kind = kinds.get((run.version, step.element), "").replace("-", " ").capitalize()
-            rows.append((step.at, step.element, kind, _done(step), _why(step)))
+            rows.append((step.at, step.element, kind, _done(step), step.because))
+            if step.tables:
+                rows.append(("", "", "", "  read", _read(step)))
             rows += [("", "", "", f"  {push.outcome}: {push.device_id}", _said(push)) for push in step.pushes]
         print_table(("at", "element", "kind", "what", "why"), rows)
     if found.refused:
@@ -151,11 +153,10 @@ def _done(step: ExplainedStep) -> str:
     return step.outcome if step.branch == "next" else BRANCH_LABELS.get(step.branch, step.branch)
 
 
-def _why(step: ExplainedStep) -> str:
-    """Say why, and from which versions of the tables that was decided."""
-    read = ", ".join(f"{table} v{version}" for table, version in (step.tables or {}).items() if version >= 0)
-    as_of = f" as of {instant(step.as_of)}" if step.as_of is not None else ""
-    return step.because + (f" ({read}{as_of})" if read else "")
+def _read(step: ExplainedStep) -> str:
+    """Say which versions of the tables a decision read, and when."""
+    tables = [f"{table} v{version}" for table, version in (step.tables or {}).items() if version >= 0]
+    return ", ".join(tables) + (f", as of {instant(step.as_of)}" if step.as_of is not None else "")
 
 
 def _said(push: Any) -> str:

@@ -328,23 +328,29 @@ def _straighten(graph: _Graph, key: NodeKey, least: float, most: float) -> None:
 
 def _straighten_lanes(graph: _Graph) -> None:
     """Run the lanes that lead to one box straight down, for as many layers as have the room."""
-    runs: dict[str, tuple[list[NodeKey], float, float]] = {}
-    straight: list[tuple[list[NodeKey], float, float]] = []
+    lanes: dict[str, list[tuple[list[NodeKey], int]]] = defaultdict(list)
     for layer in graph.layers:
         for place, key in enumerate(layer):
-            if key[0] != "lane":
-                continue
+            if key[0] == "lane":
+                lanes[key[1]].append((layer, place))
+    for own in lanes.values():  # one box after the other, since each moves what limits the next
+        run: list[NodeKey] = []
+        low, high = float("-inf"), float("inf")
+        for layer, place in own:
             least, most = _limits(graph, layer, place)
-            keys, low, high = runs.get(key[1], ([], float("-inf"), float("inf")))
-            if max(least, low) <= min(most, high):
-                runs[key[1]] = ([*keys, key], max(least, low), min(most, high))
-            else:
-                straight.append((keys, low, high))
-                runs[key[1]] = ([key], least, most)
-    for keys, low, high in (*straight, *runs.values()):
-        middle = sorted(graph.x[key] for key in keys)[len(keys) // 2]
-        for key in keys:
-            graph.x[key] = min(max(middle, low), high)
+            if run and max(least, low) > min(most, high):
+                _line_up(graph, run, low, high)
+                run, low, high = [], float("-inf"), float("inf")
+            run.append(layer[place])
+            low, high = max(least, low), min(most, high)
+        _line_up(graph, run, low, high)
+
+
+def _line_up(graph: _Graph, keys: list[NodeKey], low: float, high: float) -> None:
+    """Put nodes above each other, as near to where most of them are as the limits allow."""
+    middle = sorted(graph.x[key] for key in keys)[len(keys) // 2]
+    for key in keys:
+        graph.x[key] = min(max(middle, low), high)
 
 
 def _drawn(graph: _Graph, links: Sequence[Link]) -> Arrangement:
