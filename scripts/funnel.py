@@ -27,9 +27,20 @@ def shown_stats(found: Stats) -> Group:
     lines = [f"[bold]{escape(found.journey)}[/] v{found.version}, {found.state}, as of {instant(found.as_of)}"]
     if found.state == "draft":
         lines.append(escape(f"it has not run yet: journeys start {found.journey}@{found.version}"))
-    lines.append(f"audience {found.audience:,} = entered {found.entered:,} + refused {summed(found.refused)}")
-    lines.append(f"entered {found.entered:,} = inside {found.inside:,} + left {summed(found.exited)}\n")
+    lines += equations(found)
+    lines[-1] += "\n"
     return Group(*(Text.from_markup(line) for line in lines), elements_table(found.elements))
+
+
+def equations(found: Stats) -> list[str]:
+    """Word the numbers of a version so that a reader sees them add up; and its goals, where it has any."""
+    came = f" + moved in {found.moved_in:,}" if found.moved_in else ""
+    went = f" + moved out {found.moved_out:,}" if found.moved_out else ""
+    return [
+        f"audience {found.audience:,} = entered {found.entered:,} + refused {summed(found.refused)}",
+        f"entered {found.entered:,}{came} = inside {found.inside:,} + left {summed(found.exited)}{went}",
+        *(f"goal {name}: {goal.converted:,} converted" for name, goal in found.goals.items()),
+    ]
 
 
 def stats_line(found: Stats) -> str:
@@ -47,13 +58,19 @@ def stats_csv(found: Stats) -> str:
 
     Returns:
         A heading and rows: journey, version, element (empty for the journey itself), what (audience, entered, refused,
-        inside, left, arrived, branch, users, devices), name (of the branch, reason or outcome), number.
+        moved in, inside, moved out, left, goal, arrived, branch, users, devices), name (of the entry, branch, reason,
+        outcome or goal), number.
     """
     rows: list[tuple[str, str, str, int]] = [("", "audience", "", found.audience)]
     rows += [("", "refused", reason, users) for reason, users in found.refused.items()]
     rows += [("", "entered", entry, users) for entry, users in found.entries.items()]
-    rows.append(("", "inside", "", found.inside))
+    rows += [
+        ("", "moved in", "", found.moved_in),
+        ("", "inside", "", found.inside),
+        ("", "moved out", "", found.moved_out),
+    ]
     rows += [("", "left", reason, users) for reason, users in found.exited.items()]
+    rows += [("", "goal", name, goal.converted) for name, goal in found.goals.items()]
     for name, element in found.elements.items():
         rows += [(name, "arrived", "", element.arrived), (name, "inside", "", element.inside)]
         for what in ("branches", "left", "users", "devices"):

@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from activities.segments.wording import worded
+from scripts.funnel import equations
+from scripts.output import instant
 from workflows.conditions import (
     All,
     Any_,
@@ -127,7 +129,7 @@ def picture_of(document: JourneyDocument, stats: Stats | None = None, version: i
     heading = (document.title or document.journey) + (f" · {document.journey}" if document.title else "")
     return Picture(
         heading=heading + (f" v{version}" if version else ""),
-        lines=tuple(_equations(stats)) if stats is not None else (),
+        lines=(f"{stats.state}, as of {instant(stats.as_of)}", *equations(stats)) if stats is not None else (),
         boxes=tuple(boxes),
         arrows=tuple(arrows),
         entered=stats.entered if stats is not None else 0,
@@ -211,15 +213,3 @@ def _facts(counted: ElementStats) -> Iterator[tuple[str, str]]:
     for reason, users in counted.left.items():
         if users:
             yield reason if reason.startswith("refused: ") else f"left: {reason}", f"{users:,}"
-
-
-def _equations(stats: Stats) -> Iterator[str]:
-    """Word the numbers of the version so that a reader sees them add up."""
-
-    def summed(numbers: dict[str, int]) -> str:
-        parts = ", ".join(f"{reason} {users:,}" for reason, users in numbers.items() if users)
-        return f"{sum(numbers.values()):,}" + (f" ({parts})" if parts else "")
-
-    yield f"{stats.state}, as of {stats.as_of:%Y-%m-%d %H:%M:%S} UTC"
-    yield f"audience {stats.audience:,} = entered {stats.entered:,} + refused {summed(stats.refused)}"
-    yield f"entered {stats.entered:,} = inside {stats.inside:,} + left {summed(stats.exited)}"
