@@ -8,7 +8,19 @@ import traceback
 
 import click
 
-from scripts import codec_server, documents, operating, people, pushing, running, segments, tables, upkeep, watching
+from scripts import (
+    codec_server,
+    documents,
+    explaining,
+    operating,
+    people,
+    pushing,
+    running,
+    segments,
+    tables,
+    upkeep,
+    watching,
+)
 from scripts.output import (
     DONE,
     FAILED,
@@ -45,6 +57,7 @@ for command in (
     *watching.COMMANDS,
     *people.COMMANDS,
     *codec_server.COMMANDS,
+    *explaining.COMMANDS,
 ):
     journeys.add_command(command)
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import wraps
+from itertools import pairwise
 from typing import Any, ParamSpec
 
 import click
@@ -30,7 +31,8 @@ Arguments = ParamSpec("Arguments")
 
 def wants_json() -> bool:
     """Tell whether the command line asks for JSON; also before it is parsed, for what is wrong with it."""
-    return "--json" in sys.argv[1:]
+    words = sys.argv[1:]
+    return bool({"--json", "--format=json"} & {*words}) or ("--format", "json") in pairwise(words)
 
 
 def people(*, stderr: bool | None = None) -> Console:
@@ -85,7 +87,12 @@ def print_faults_json(faults: Iterable[Fault]) -> None:
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows for people; numbers stand to the right.
+    """Print rows for people, as `table_of` shows them."""
+    people().print(table_of(headings, rows))
+
+
+def table_of(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """Show rows for people; numbers stand to the right.
 
     Args:
         headings: One for each column.
@@ -99,7 +106,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> No
         table.add_column(heading, justify="right" if numeric else "left", overflow="fold", no_wrap=instants)
     for row in kept:
         table.add_row(*(_cell(value) for value in row))
-    people().print(table)
+    return table
 
 
 def _cell(value: object) -> Text:

@@ -9,8 +9,8 @@ import click
 from temporalio.client import Client
 
 from activities.erasure import ErasureReport, PersonalData, erase_user, find_user
+from scripts.explaining import require_user
 from scripts.output import json_option, people, print_json, print_table, wants_json
-from scripts.watching import require_user
 from workers.connecting import connect
 from workers.engine import Engine
 from workflows.errors import RefusedError

@@ -25,8 +25,8 @@ from activities.segments.seglang import read_seglang
 from activities.segments.segments import Evaluation, References
 from activities.tables.schema import Schema
 from scripts.documents import described, print_described
+from scripts.explaining import print_tree, require_user
 from scripts.output import faults_json, json_option, people, print_faults, print_json, print_table, wants_json
-from scripts.watching import require_user
 from workers.engine import Engine, is_file, name_and_version
 from workflows.conditions import Condition, SegmentRef
 from workflows.documents import SegmentDocument
@@ -196,16 +196,7 @@ def explain(source: str, user: str) -> None:
         print_json({"member": member, "tree": tree})
         return
     people().print(f"[bold]{escape(user)}[/] is {'in' if member else 'not in'} {escape(source)}")
-    _print_tree(tree, 0)
-
-
-def _print_tree(node: dict[str, Any], depth: int) -> None:
-    mark = "[green]true [/]" if node["true"] else "[red]false[/]"
-    people().print(f"{mark} {'  ' * depth}", end="")
-    has_value = node["node"] == "leaf" and node.get("value") is not None
-    people().print(node["text"] + (f"   (is {node['value']})" if has_value else ""), markup=False)
-    for child in node.get("children", ()):
-        _print_tree(child, depth + 1)
+    print_tree(tree)
 
 
 def _evaluate_name(engine: Engine, name: str, now: datetime) -> Evaluation:

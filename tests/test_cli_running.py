@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import signal
 import socket
@@ -123,12 +125,90 @@ def test_a_users_way_is_explained(here: Commands) -> None:
     assert run["steps"][0]["tables"]["users"] == 0
     (other,) = here("explain", "hello", "u4", "--json").json["runs"]
     assert [step["branch"] for step in other["steps"]] == ["all_other_users"]
+    pushes = [(push["device_id"], push["provider"], push["outcome"]) for push in run["steps"][1]["pushes"]]
+    assert pushes == [("d1", "outbox", "accepted"), ("d1b", "outbox", "accepted")]
+    people = here("explain", "hello", "u1").out
+    assert "u1 got promo on 2 devices" in people
+    assert "Users in a segment" in people
+    assert re.search(r"^ +read +users v0", people, re.MULTILINE)
+    assert "accepted: d1b" in people
+    assert "left by the exit 'done'" in people
+    assert "u4 got nothing" in here("explain", "hello", "u4").out
+    assert "no-reachable-device" in here("explain", "hello", "u2").out
+
+
+@pytest.mark.usefixtures("first")
+def test_why_a_user_was_never_in_the_audience_is_explained(here: Commands) -> None:
+    """For a user whom nobody asked to enter, `explain` shows the audience's condition with the values found."""
     never = here("explain", "hello", "u3", "--json").json
     assert (never["runs"], never["refused"]) == ([], [])
-    assert "never in the audience" in here("explain", "hello", "u3").out
-    people = here("explain", "hello", "u1").out
-    assert "Users in a segment" in people
-    assert "left by the exit 'done'" in people
+    assert never["audience"]["start"]["true"] is False
+    people = here("explain", "hello", "u3").out
+    assert "never in the audience" in people
+    assert "plan in paid, pro   (is free)" in people
+    assert here("explain", "hello", "u99", "--json").codes == ["not-found"]
+
+
+@pytest.mark.usefixtures("first")
+def test_numbers_are_given_as_csv(here: Commands) -> None:
+    """CSV has a row for each number, with the journey's own first; --format json is --json, also for a failure."""
+    rows = list(csv.DictReader(io.StringIO(here("stats", "hello", "--version", "1", "--format", "csv").out)))
+    found = {(row["element"], row["what"], row["name"]): int(row["number"]) for row in rows}
+    assert len(found) == len(rows)
+    assert {(row["journey"], row["version"]) for row in rows} == {("hello", "1")}
+    assert found["", "audience", ""] == found["", "entered", "start"] == found["", "left", "end"] == 4
+    assert found["loyal", "branch", "users_in_segment"] == 3
+    assert found["promo", "users", "skipped: no-reachable-device"] == 1
+    assert found["promo", "devices", "accepted"] == 3
+    assert found["done", "left", "end"] == found["done", "arrived", ""] == 4
+    assert here("stats", "hello", "--format", "json").json["exited"] == {"end": 4}
+    assert here("stats", "nobody", "--format", "json").codes == ["not-found"]
+
+
+def test_numbers_are_watched_until_the_journey_has_finished(here: Commands) -> None:
+    """Without a terminal, `stats --watch` prints a line for each change and ends with the journey."""
+    here.write("watched.yaml", SAMPLE_DOCUMENTS.replace("journey: hello", "journey: watched"))
+    assert here("save", "watched.yaml").status == 0
+    with here.program("stats", "watched", "--watch") as watch:
+        first = watch.stdout.readline()
+        assert "watched v1 draft: entered 0, refused 0, inside 0, left 0" in first
+        assert here("start", "watched", "--wait").status == 0
+        out, err = watch.communicate(timeout=60)
+    assert (watch.returncode, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[-1].endswith(
+        "watched v1 finished: entered 4, refused 0, inside 0, left 4; arrived: loyal 4, promo 3, done 4"
+    )
+    assert len({line.split(" ", 1)[1] for line in lines}) == len(lines)
+    again = here("stats", "watched", "--watch", "--json")
+    assert (again.status, again.json["state"]) == (0, "finished")
+
+
+@pytest.mark.usefixtures("first")
+def test_runs_are_listed_with_where_each_user_is(here: Commands) -> None:
+    """`runs` gives each run with its user, element and instant; users, versions and failures are filters."""
+    found = here("runs", "hello@1", "--json").json
+    assert found["total"] == len(found["runs"]) == 4
+    assert {"workflow_id", "user_id", "element", "since"} <= set(found["runs"][0])
+    assert {(run["user_id"], run["element"], run["status"]) for run in found["runs"]} == {
+        (user, "done", "completed") for user in ("u1", "u2", "u4", "u6")
+    }
+    assert "journey/hello/user/u1" in here("runs", "hello", "--user", "u1").out
+    assert here("runs", "hello", "--failed", "--json").json == {"total": 0, "runs": []}
+    assert here("runs", "hello", "--at", "promo", "--json").json == {"total": 0, "runs": []}
+    assert here("runs", "hello", "--at", "prom", "--json").codes == ["not-found"]
+    assert here("runs", "hello", "--limit", "1").out.endswith("1 of 4 runs\n")
+
+
+@pytest.mark.usefixtures("first")
+def test_a_journey_is_drawn(here: Commands) -> None:
+    """`draw` prints or writes either form, with numbers or without; a file that is not saved has no numbers."""
+    said = here("draw", "hello@1", "--stats", "--format", "mermaid")
+    assert 'n1 -->|"Users in a segment#58; 3 (75%)"| n2' in said.out
+    assert here("draw", "hello", "--stats", "--output", "hello.svg").status == 0
+    assert (here.folder / "hello.svg").read_text().startswith("<svg ")
+    assert here("draw", "all.yaml", "--json").json["drawing"].startswith("<svg ")
+    assert here("draw", "all.yaml", "--stats", "--json").codes == ["usage"]
 
 
 def test_a_file_is_checked_saved_and_started(here: Commands) -> None:
@@ -178,6 +258,15 @@ def test_a_second_server_for_one_home_is_refused(here: Commands) -> None:
     said = here("dev", "--json")
     assert (said.status, said.codes) == (2, ["already-running"])
     assert "127.0.0.1" in said.errors[0]["message"]
+
+
+def test_watching_ends_by_ctrl_c(tmp_path: Path) -> None:
+    """Ctrl-C ends `stats --watch` with 130 and without a word of complaint; it needs no server."""
+    here = filled(tmp_path)
+    with here.program("stats", "hello", "--watch") as watch:
+        assert "hello v1 draft" in watch.stdout.readline()
+        out, err = stop(watch, signal.SIGINT)
+    assert (watch.returncode, out, err) == (130, "", "")
 
 
 # ------------------------------------------------------------------------------------------- no server, no worker

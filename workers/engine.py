@@ -214,8 +214,7 @@ class Engine:
         """
         at = now or datetime.now(UTC)
         if not is_file(name):
-            found = self._find(name)
-            return plan_journey(self.stores, self._document(found), at)
+            return plan_journey(self.stores, self.read(name)[0], at)
         checked = check_documents(self.stores, read_documents(name), at)
         checked.require()
         position, document = self._only_journey(name, checked)
@@ -224,6 +223,27 @@ class Engine:
             versions, zone=document.timezone, saving=checked.segments, files=checked.members(position)
         )
         return plan_journey(self.stores, document, at, versions=versions, references=references)
+
+    def read(self, name: str) -> tuple[JourneyDocument, int]:
+        """Read a journey; saves nothing.
+
+        Args:
+            name: A saved journey as `NAME` or `NAME@3`, or a file that holds one.
+
+        Returns:
+            The document, and its version; 0 for a file.
+
+        Raises:
+            DefinitionError: The file has faults.
+            NotFoundError: There is no such journey.
+            StoreUnavailable: A store cannot be reached.
+        """
+        if not is_file(name):
+            found = self._find(name)
+            return self._document(found), found.version
+        checked = check_documents(self.stores, read_documents(name), datetime.now(UTC))
+        checked.require()
+        return self._only_journey(name, checked)[1], 0
 
     def prepare(self, name: str) -> Saved:
         """Find the journey that a start means; a file is checked and saved.

@@ -262,6 +262,8 @@ class Stats(Wire):
     """Users who went on in another version."""
     goals: dict[str, GoalStats] = {}
     """Conversions by goal."""
+    entries: dict[str, int] = {}
+    """Users who entered, by entry."""
     elements: dict[str, ElementStats] = {}
 
 

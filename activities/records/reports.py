@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -12,6 +14,19 @@ from sqlalchemy import Connection, func, select
 from activities.records.database import Database
 from activities.records.rows import passages, pushes, refusals, steps
 from workflows.contracts import Versions
+
+
+class ExplainedPush(BaseModel):
+    """What became of a push on one device."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    device_id: str
+    provider: str
+    outcome: str
+    title: str
+    detail: str | None
+    """What the provider said, where it said anything."""
 
 
 class ExplainedStep(BaseModel):
@@ -29,6 +44,8 @@ class ExplainedStep(BaseModel):
     """The version of each table that the decision read; null where none was."""
     as_of: datetime | None = None
     """The instant of the evaluation that decided; null where none did."""
+    pushes: list[ExplainedPush] = []
+    """Where the element sends: what became of it on each device."""
 
 
 class ExplainedRun(BaseModel):
@@ -38,6 +55,7 @@ class ExplainedRun(BaseModel):
 
     version: int
     key: str
+    entry: str
     entered_at: datetime
     state: Literal["admitted", "inside", "left"]
     """`admitted` until the run has begun."""
@@ -102,6 +120,19 @@ def explain(database: Database, journey: str, user_id: str) -> Explanation:
 
     def work(connection: Connection) -> Explanation:
         of_user = (passages.c.journey == journey, passages.c.user_id == user_id)
+        sent: dict[tuple[str, int], list[ExplainedPush]] = {}
+        for row in connection.execute(
+            select(pushes).join(passages, passages.c.passage == pushes.c.passage).where(*of_user)
+        ):
+            sent.setdefault((row.passage, row.step), []).append(
+                ExplainedPush(
+                    device_id=row.device_id,
+                    provider=row.provider,
+                    outcome=row.outcome,
+                    title=row.title,
+                    detail=row.detail,
+                )
+            )
         ways: dict[str, list[ExplainedStep]] = {}
         for row in connection.execute(
             select(steps).join(passages, passages.c.passage == steps.c.passage).where(*of_user).order_by(steps.c.step)
@@ -115,12 +146,14 @@ def explain(database: Database, journey: str, user_id: str) -> Explanation:
                     outcome=row.outcome,
                     tables=json.loads(row.tables) if row.tables else None,
                     as_of=row.as_of,
+                    pushes=sorted(sent.get((row.passage, row.step), []), key=lambda push: push.device_id),
                 )
             )
         runs = [
             ExplainedRun(
                 version=row.version,
                 key=row.key,
+                entry=row.entry,
                 entered_at=row.entered_at,
                 state="left" if row.closed_at else "inside" if row.begun_at else "admitted",
                 left_at=row.closed_at,
@@ -195,5 +228,88 @@ def list_pushes(
             for row in rows
         ]
         return PushList(total=total, pushes=found)
+
+    return database.read(work)
+
+
+@dataclass(frozen=True)
+class Passed:
+    """One passage, as far as it went.
+
+    Attributes:
+        journey: The journey.
+        version: Its version.
+        entry: The entry taken.
+        entered_at: When, UTC.
+        element: The element visited last; empty when none was.
+        branch: The way taken there; empty when none was.
+        since: When that was decided; the entry's instant when nothing was.
+        left_at: When the user left; null while inside.
+        exit: The exit element; empty while inside, or when the user left elsewhere.
+    """
+
+    journey: str
+    version: int
+    entry: str
+    entered_at: datetime
+    element: str
+    branch: str
+    since: datetime
+    left_at: datetime | None
+    exit: str
+
+
+def passed(database: Database, wanted: Collection[tuple[str, str, str]]) -> dict[tuple[str, str, str], list[Passed]]:
+    """Tell how far some users went.
+
+    Args:
+        database: Where the ledger is kept.
+        wanted: Journey, user and key of each; a page at most.
+
+    Returns:
+        For each of them that the ledger knows, the passages with their newest steps, newest first.
+
+    Raises:
+        StoreUnavailable: The ledger cannot be read.
+    """
+    of_users = (
+        passages.c.journey.in_({journey for journey, _, _ in wanted}),
+        passages.c.user_id.in_({user for _, user, _ in wanted}),
+    )
+
+    def work(connection: Connection) -> dict[tuple[str, str, str], list[Passed]]:
+        newest = (
+            select(steps.c.passage, func.max(steps.c.step).label("step"))
+            .join(passages, passages.c.passage == steps.c.passage)
+            .where(*of_users)
+            .group_by(steps.c.passage)
+            .subquery()
+        )
+        query = (
+            select(passages, steps.c.element, steps.c.branch, steps.c.at)
+            .select_from(passages)
+            .outerjoin(newest, newest.c.passage == passages.c.passage)
+            .outerjoin(steps, (steps.c.passage == newest.c.passage) & (steps.c.step == newest.c.step))
+            .where(*of_users)
+            .order_by(passages.c.entered_at.desc())
+        )
+        found: dict[tuple[str, str, str], list[Passed]] = {}
+        for row in connection.execute(query):
+            key = (row.journey, row.user_id, row.key)
+            if key in wanted:
+                found.setdefault(key, []).append(
+                    Passed(
+                        journey=row.journey,
+                        version=row.version,
+                        entry=row.entry,
+                        entered_at=datetime.fromisoformat(row.entered_at),
+                        element=row.element or "",
+                        branch=row.branch or "",
+                        since=datetime.fromisoformat(row.at or row.begun_at or row.entered_at),
+                        left_at=datetime.fromisoformat(row.closed_at) if row.closed_at else None,
+                        exit=row.exit or "",
+                    )
+                )
+        return found
 
     return database.read(work)

@@ -117,6 +117,7 @@ def count(database: Database, saved: SavedJourney, version: int, state: State, a
         exited=dict(sorted(exited.items())),
         moved_out=counts.moved_out.total(),
         goals=goals,
+        entries={name: counts.entered[name] for name in saved.document.entries},
         elements=_elements(saved, counts),
     )
 
