@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 import polars as pl
 from pydantic import ValidationError
 
+from activities.documents.elements import element_faults, element_warnings
 from activities.documents.raw import RawDocument
 from activities.documents.triggers import trigger_faults, unknown_events
 from activities.documents.wording import faults_of
-from activities.push.messages import message_faults
 from activities.segments.checking import check_condition
 from activities.segments.imported import Membership, read_members
 from activities.segments.segments import References
@@ -24,12 +24,15 @@ from activities.stores import Stores
 from activities.tables.delta import TABLES
 from activities.tables.schema import Schema
 from workflows.conditions import Condition, FileRef, SegmentRef, render_path, walk
-from workflows.documents import AudienceEntry, ConditionSplit, JourneyDocument, Push, SegmentDocument, WaitForTrigger
+from workflows.documents import AudienceEntry, ConditionSplit, JourneyDocument, SegmentDocument, WaitForTrigger
 from workflows.errors import DefinitionError, Fault, ImportRefused, NotFoundError
 from workflows.graph import graph_faults
 
 WITHIN_AN_ELEMENT = 3
 """Steps to what stands within an entry or element: `elements`, its id, the key."""
+
+CONDITIONS = ("match", "audience", "exit_when", "in_segment", "not_in_segment")
+"""Keys whose value is a condition over all users."""
 
 Place: TypeAlias = tuple[str | int, ...]
 """Where in a document: keys and indexes."""
@@ -82,6 +85,8 @@ def conditions_of(document: JourneyDocument | SegmentDocument) -> Iterator[tuple
     for name, entry in document.entries.items():
         if isinstance(entry, AudienceEntry):
             yield ("entries", name, "audience"), entry.audience
+    if document.exit_when is not None:
+        yield ("exit_when",), document.exit_when
     for name, element in document.elements.items():
         if isinstance(element, ConditionSplit):
             yield ("elements", name, "match"), element.match
@@ -140,6 +145,9 @@ def check_documents(
     for raw, rest in partly:
         checked.faults += [_placed(fault, raw) for fault in _document_faults(stores, raw, rest, schema, known)]
     if not checked.faults:
+        for raw, document in checked.documents:
+            if isinstance(document, JourneyDocument):
+                checked.warnings += [_placed(warning, raw) for warning in element_warnings(document, schema)]
         _try_out(stores, checked, now)
     return checked
 
@@ -162,14 +170,14 @@ def _without_faults(
     data = copy.deepcopy(raw.data)
     for fault in faults:
         path = raw.path_of(fault.path)
-        end = next((end for end, key in enumerate(path, start=1) if key in ("match", "audience")), len(path))
+        end = next((end for end, key in enumerate(path, start=1) if key in CONDITIONS), len(path))
         if not path or (path[0] in ("entries", "elements") and end < WITHIN_AN_ELEMENT):
             return None  # without a whole element, branches would seem to lead nowhere
         holder: Any = data
         for key in path[: end - 1]:
             holder = holder.get(key) if isinstance(holder, dict) else None
         if isinstance(holder, dict):
-            if path[end - 1] in ("match", "audience"):
+            if path[end - 1] in CONDITIONS:
                 holder[str(path[end - 1])] = {"everyone": "true"}
             else:
                 holder.pop(path[end - 1], None)
@@ -210,12 +218,7 @@ def _document_faults(
     if isinstance(document, JourneyDocument):
         faults += graph_faults(document)
         faults += trigger_faults(document, schema)[0]
-        for name, element in document.elements.items():
-            if isinstance(element, Push):
-                faults += message_faults(element.message, ("elements", name, "message"), schema)
-                if element.devices is not None:
-                    place = ("elements", name, "devices")
-                    faults += check_condition(element.devices, schema, at=place, segments=known, subject="device")
+        faults += element_faults(document, schema, known)
     return faults
 
 
@@ -298,7 +301,8 @@ def _try_out(stores: Stores, checked: Checked, now: datetime) -> None:
                 fault = Fault(code="circle", path=render_path(at), message=error.message, hint=error.hint)
                 checked.faults.append(_placed(fault, raw))
                 continue
-            if found.users.is_empty():
+            # Whom a schedule, a wait or an exit criterion means is often still to come.
+            if found.users.is_empty() and _meant_now(document, at):
                 warning = Fault(
                     code="segment-of-nobody",
                     path=render_path(at),
@@ -306,6 +310,12 @@ def _try_out(stores: Stores, checked: Checked, now: datetime) -> None:
                     hint="see each part of it with: journeys segment preview",
                 )
                 checked.warnings.append(_placed(warning, raw))
+
+
+def _meant_now(document: JourneyDocument | SegmentDocument, at: Place) -> bool:
+    """Tell whether a condition is about the users of this moment."""
+    entry = document.entries[str(at[1])] if isinstance(document, JourneyDocument) and at[0] == "entries" else None
+    return at[-1] in ("match", "audience") and not (isinstance(entry, AudienceEntry) and entry.schedule is not None)
 
 
 def _placed(fault: Fault, raw: RawDocument) -> Fault:

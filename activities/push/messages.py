@@ -6,7 +6,7 @@ empty place in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from difflib import get_close_matches
 from functools import lru_cache, wraps
 from typing import Any
@@ -204,14 +204,44 @@ def message_faults(message: Message, at: tuple[str | int, ...], schema: Schema) 
     Returns:
         A fault for each template that does not parse, and for each name in one that no table has.
     """
-    faults = _texts_faults({name: getattr(message, name) for name in TEXTS}, at, schema)
+    return [fault for place, texts in message_texts(message) for fault in texts_faults(texts, (*at, *place), schema)]
+
+
+def message_texts(message: Message) -> Iterator[tuple[tuple[str, ...], Mapping[str, str | None]]]:
+    """Yield the texts of a message that may be templates: where they stand in it, and the texts by name."""
+    yield (), {name: getattr(message, name) for name in TEXTS}
     for language, texts in message.languages.items():
-        own = {name: getattr(texts, name) for name in TEXTS}
-        faults += _texts_faults(own, (*at, "languages", language), schema)
-    return faults + _texts_faults(message.data, (*at, "data"), schema)
+        yield ("languages", language), {name: getattr(texts, name) for name in TEXTS}
+    yield ("data",), message.data
 
 
-def _texts_faults(texts: Mapping[str, str | None], at: tuple[str | int, ...], schema: Schema) -> list[Fault]:
+def names_used(text: str) -> list[list[Any]]:
+    """List the names that a template uses, each in its parts: `entry.total` is `["entry", "total"]`.
+
+    Args:
+        text: A text.
+
+    Returns:
+        The names, in order; none for a text that does not parse.
+    """
+    try:
+        found = _parsed(text).analyze().globals if "{" in text else {}
+    except LiquidError:
+        return []
+    return [list(use.segments) for uses in found.values() for use in uses]
+
+
+def texts_faults(texts: Mapping[str, str | None], at: tuple[str | int, ...], schema: Schema) -> list[Fault]:
+    """Check templates against the tables.
+
+    Args:
+        texts: Name to text.
+        at: Where they stand in the document.
+        schema: The tables' columns.
+
+    Returns:
+        A fault for each template that does not parse, and for each name in one that no table has.
+    """
     faults: list[Fault] = []
     for name, text in texts.items():
         if text is None:

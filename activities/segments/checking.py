@@ -38,7 +38,7 @@ from workflows.errors import Fault
 from workflows.operators import Operators
 from workflows.scalars import nearest, quoted
 
-__all__ = ["Subject", "check_comparison", "check_condition", "render_path"]
+__all__ = ["Subject", "check_attribute", "check_comparison", "check_condition", "render_path"]
 
 Subject: TypeAlias = Literal["user", "device", "event"]
 """What the leaves of a condition are about."""
@@ -119,6 +119,21 @@ def check_comparison(
     checker = _Checker(schema, None, one_user)
     checker.operators(comparison, kind, at, "user")
     return checker.faults
+
+
+def check_attribute(name: str, schema: Schema, *, at: Path) -> tuple[Kind | None, list[Fault]]:
+    """Find the kind of a user's attribute.
+
+    Args:
+        name: The attribute.
+        schema: The columns of the tables.
+        at: Where it is named in its document.
+
+    Returns:
+        The kind; or None with the fault, which names the nearest attribute.
+    """
+    checker = _Checker(schema, None, False)
+    return checker.kind("attribute", name, at), checker.faults
 
 
 class _Checker:
