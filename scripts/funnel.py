@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from activities.planning import Plan
+from activities.planning.plan import Plan
 from scripts.output import instant, people, table_of
 from workflows.contracts import ElementStats, Stats
 from workflows.documents import BRANCH_LABELS

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from activities.planning import Plan
+from activities.planning.plan import Plan
 from activities.records.rows import passages, pushes, refusals, steps
 from tests.house import House
 from workers.plugin import JourneysPlugin

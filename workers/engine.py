@@ -31,7 +31,8 @@ from activities.documents.reading import read_documents
 from activities.documents.saving import SaveReport, save_documents
 from activities.events.taking import Events
 from activities.life import places_of, stats_of
-from activities.planning import Plan, plan_journey
+from activities.planning.plan import Plan
+from activities.planning.planner import plan_journey
 from activities.records.catalogue import Saved
 from activities.stores import Stores
 from workers.connecting import connect, create_search_attributes

@@ -58,18 +58,38 @@ class TimeDelayActivities:
 
     async def _due(self, case: Case[TimeDelay]) -> datetime | Out:
         """Work out the moment that the element means for this user."""
-        element, now = case.element, case.visit.now
-        if element.duration is not None:
-            return now + duration(element.duration)
-        zone = await case.zone_of_user() if element.timezone == "user" else element.timezone
-        at = local_time(element.time) if element.time is not None else None
-        if element.date is not None:
-            return at_local(date.fromisoformat(element.date), at or local_time("00:00"), zone)
-        if element.until is None:
-            return next_time(now, at or local_time("00:00"), zone, weekdays=element.weekdays or ())
-        value = (await case.facts()).value(element.until)
-        moment = read_moment(value, zone)
-        if moment is None:
+        element = case.element
+        zone = case.zone
+        if element.timezone != "user":
+            zone = element.timezone
+        elif element.duration is None:
+            zone = await case.zone_of_user()
+        value = (await case.facts()).value(element.until) if element.until is not None else None
+        due = due_moment(element, case.visit.now, zone, value)
+        if due is None and element.until is not None:
             said = "is missing" if value is None else f"is {value!r}, which is no date"
             return Out(UNREADABLE_DATE, f"{words_of(element.until)} {said}")
-        return shifted_day(moment, element.days or 0, at, zone)
+        return due or case.visit.now
+
+
+def due_moment(element: TimeDelay, now: datetime, zone: str, value: object = None) -> datetime | None:
+    """Work out the moment at which a delay ends.
+
+    Args:
+        element: The delay.
+        now: When the user arrives, UTC.
+        zone: The zone whose clock and calendar it means.
+        value: What `until` stands for; null where it is missing.
+
+    Returns:
+        The moment, UTC, which may be past; null where `until` cannot be read as a date or instant.
+    """
+    if element.duration is not None:
+        return now + duration(element.duration)
+    at = local_time(element.time) if element.time is not None else None
+    if element.date is not None:
+        return at_local(date.fromisoformat(element.date), at or local_time("00:00"), zone)
+    if element.until is None:
+        return next_time(now, at or local_time("00:00"), zone, weekdays=element.weekdays or ())
+    moment = read_moment(value, zone)
+    return None if moment is None else shifted_day(moment, element.days or 0, at, zone)

@@ -37,6 +37,9 @@ GAVE_UP, WITHDRAWN = "gave-up", "withdrawn"
 CLAIMABLE = (NOT_SENT, THROTTLED)
 """Outcomes after which a push may be sent: it was proven that the provider did not process it."""
 
+COUNTED = (ACCEPTED, CLAIMED, UNKNOWN)
+"""Outcomes that count for frequency caps: the user got the push, or may have."""
+
 OUTCOMES: dict[Verdict, str] = {
     Verdict.ACCEPTED: ACCEPTED,
     Verdict.TOKEN_DEAD: TOKEN_DEAD,
@@ -263,7 +266,7 @@ class Claims:
                     pushes.c.user_id == visit.user_id,
                     pushes.c.at > instant(now - cap.per),
                     pushes.c.capped_by == 1,
-                    pushes.c.outcome.in_((ACCEPTED, CLAIMED, UNKNOWN)),
+                    pushes.c.outcome.in_(COUNTED),
                 )
                 .distinct()
                 .subquery()
@@ -271,6 +274,28 @@ class Claims:
             if connection.execute(select(func.count()).select_from(sent)).scalar_one() >= cap.at_most:
                 return True
         return False
+
+    def capping(self, since: datetime) -> dict[str, list[datetime]]:
+        """Give when each user was sent a push that counts for frequency caps. Blocking.
+
+        Args:
+            since: The earliest instant, UTC, excluded.
+
+        Returns:
+            User to instants, one for each push, however many devices it went to.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be read.
+        """
+        query = (
+            select(pushes.c.user_id, func.max(pushes.c.at).label("at"))
+            .where(pushes.c.at > instant(since), pushes.c.capped_by == 1, pushes.c.outcome.in_(COUNTED))
+            .group_by(pushes.c.passage, pushes.c.step, pushes.c.user_id)
+        )
+        found: dict[str, list[datetime]] = {}
+        for row in self._ledger.database.read(lambda connection: connection.execute(query).all()):
+            found.setdefault(row.user_id, []).append(datetime.fromisoformat(row.at))
+        return found
 
     def _mark_dead(self, connection: Connection, visit: Visit, device_id: str, answer: Answer, now: datetime) -> None:
         row = connection.execute(

@@ -181,7 +181,7 @@ class PushActivities:
             visit,
             [self._row(visit, element, device, messages[name]) for name, device in devices.items()],
             resend=resend,
-            caps=self._caps(element),
+            caps=caps_of(element, self._rules),
             finish=finish,
             now=visit.now,
         )
@@ -276,16 +276,9 @@ class PushActivities:
         worth = min(duration(element.message.ttl), self._rules.patience)
         return (activity.info().scheduled_time + worth - datetime.now(UTC)).total_seconds()
 
-    def _caps(self, element: Push) -> list[Cap]:
-        if element.purpose == "transactional" or element.frequency_cap == "ignore":
-            return []
-        own = element.frequency_cap
-        found = [Cap(own.at_most, duration(own.per))] if isinstance(own, FrequencyCap) else []
-        return [*found, self._rules.cap] if self._rules.cap is not None else found
-
     def _row(self, visit: Visit, element: Push, device: Mapping[str, Any], message: Rendered) -> dict[str, Any]:
         """Make the ledger's row of one push. The outbox is the ledger, so there a claim is an acceptance."""
-        counts = element.purpose == "marketing" and element.frequency_cap != "ignore"
+        counts = counts_for_caps(element)
         return {
             "passage": visit.passage,
             "step": visit.step,
@@ -348,6 +341,20 @@ def _branch(element: Push, accepted: bool) -> str:
     if element.branches is None:
         return "next"
     return "accepted" if accepted else "not_accepted"
+
+
+def caps_of(element: Push, rules: DeliveryRules) -> list[Cap]:
+    """List the frequency caps that hold for a push: its own, and the one over all journeys."""
+    if not counts_for_caps(element):
+        return []
+    own = element.frequency_cap
+    found = [Cap(own.at_most, duration(own.per))] if isinstance(own, FrequencyCap) else []
+    return [*found, rules.cap] if rules.cap is not None else found
+
+
+def counts_for_caps(element: Push) -> bool:
+    """Tell whether a push is held back by frequency caps, and counts for them."""
+    return element.purpose == "marketing" and element.frequency_cap != "ignore"
 
 
 def _not_sent(element: Push, outcome: str, because: str) -> ElementAnswer:

@@ -43,14 +43,20 @@ class Winners:
         self._database = database
         self._known: dict[tuple[str, str], tuple[float, Chosen | None]] = {}
 
-    def winner(self, journey: str, element: str, test: SplitTest) -> Chosen | None:
+    def winner(self, journey: str, element: str, test: SplitTest, *, look: bool = False) -> Chosen | None:
         """Give the winner of a split test; None while there is none. Blocking.
+
+        Args:
+            journey: The journey.
+            element: The split test's id.
+            test: What it says.
+            look: Writes nothing: a goal that leads has decided only for whoever asks now.
 
         Raises:
             StoreUnavailable: The ledger cannot be used. Temporal retries.
         """
         read_at, known = self._known.get((journey, element), (float("-inf"), None))
-        if time.monotonic() - read_at < LOOK_SECONDS:
+        if time.monotonic() - read_at < LOOK_SECONDS and not look:
             return known
         query = select(winners.c.branch, winners.c.chosen_by).where(
             winners.c.journey == journey, winners.c.element == element
@@ -61,11 +67,13 @@ class Winners:
             rates = self._database.read(lambda connection: _rates(connection, journey, element, test))
             leader = leading(rates, test.winner.users)
             if leader is not None:
-                self.choose(journey, element, leader, by=test.winner.goal)
+                if not look:
+                    self.choose(journey, element, leader, by=test.winner.goal)
                 found = Chosen(leader, test.winner.goal)
         if found is not None and found.branch not in test.branches:
             found = None  # chosen for a version with other variants
-        self._known[journey, element] = (time.monotonic(), found)
+        if not look:
+            self._known[journey, element] = (time.monotonic(), found)
         return found
 
     def choose(self, journey: str, element: str, branch: str, *, by: str = "hand") -> None:
