@@ -37,6 +37,7 @@ from activities.records.catalogue import Saved
 from activities.stores import Stores
 from workers.connecting import connect, create_search_attributes
 from workers.opening import open_stores
+from workers.providers import delivery_rules
 from workers.settings import Settings, load_settings
 from workflows.contracts import (
     JOURNEY_ID,
@@ -215,7 +216,8 @@ class Engine:
         """
         at = now or datetime.now(UTC)
         if not is_file(name):
-            return plan_journey(self.stores, self.read(name)[0], at)
+            found = self._find(name)
+            return plan_journey(self.stores, self._document(found), at, rules=delivery_rules(self.settings))
         checked = check_documents(self.stores, read_documents(name), at)
         checked.require()
         position, document = self._only_journey(name, checked)
@@ -223,7 +225,8 @@ class Engine:
         references = self.stores.segments.references(
             versions, zone=document.timezone, saving=checked.segments, files=checked.members(position)
         )
-        return plan_journey(self.stores, document, at, versions=versions, references=references)
+        rules = delivery_rules(self.settings)
+        return plan_journey(self.stores, document, at, versions=versions, references=references, rules=rules)
 
     def read(self, name: str) -> tuple[JourneyDocument, int]:
         """Read a journey; saves nothing.
