@@ -14,6 +14,7 @@ from scripts import (
     explaining,
     operating,
     people,
+    planning,
     pushing,
     running,
     segments,
@@ -48,6 +49,7 @@ def journeys() -> None:
 
 for command in (
     *documents.COMMANDS,
+    *planning.COMMANDS,
     *tables.COMMANDS,
     *segments.COMMANDS,
     *upkeep.COMMANDS,

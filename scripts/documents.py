@@ -1,4 +1,4 @@
-"""Commands on documents: new, check, save, plan, list, show, versions, schema, settings."""
+"""Commands on documents: new, check, save, list, show, versions, schema, settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from rich.padding import Padding
 from rich.text import Text
 
 from activities.records.catalogue import Saved, content_of
-from scripts.funnel import print_plan
 from scripts.output import (
     DONE,
     REFUSED,
@@ -107,22 +106,6 @@ def save(paths: tuple[str, ...]) -> None:
             for one in report.saved
         ],
     )
-
-
-@click.command()
-@click.argument("journey")
-@json_option
-def plan(journey: str) -> None:
-    """Tell exactly who would enter now, and what would be sent.
-
-    JOURNEY is a saved one, as NAME or NAME@3, or a file. Nothing is sent and nothing is written.
-    """
-    with Engine.open() as engine:
-        found = engine.plan(journey)
-    if wants_json():
-        print_json(found)
-    else:
-        print_plan(found)
 
 
 @click.command(name="list")
@@ -275,4 +258,4 @@ def _write_schemas(folder: Path) -> None:
         (folder / f"{kind}.json").write_text(json.dumps(_schema(kind), indent=2, ensure_ascii=False))
 
 
-COMMANDS = (new, check, save, plan, list_journeys, show, versions, schema, settings)
+COMMANDS = (new, check, save, list_journeys, show, versions, schema, settings)

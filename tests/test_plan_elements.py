@@ -13,7 +13,7 @@ from temporalio.testing import TimeSkipper
 
 from activities.elements.split_test import place_of, variant_of
 from activities.planning.plan import Plan
-from activities.planning.planner import plan_journey
+from activities.planning.planner import plan_passages
 from activities.push.claims import Cap
 from activities.push.delivery import DeliveryRules
 from activities.records.rows import pushes
@@ -23,16 +23,13 @@ from tests.test_plan import load_crowd
 from workers.plugin import JourneysPlugin
 from workers.serving import run_workers
 from workflows.contracts import Stats
-from workflows.documents import JourneyDocument
 
 NOW = datetime(2027, 3, 9, 12, 0, tzinfo=UTC)
 
 
 def planned(house: House, text: str, now: datetime = NOW, rules: DeliveryRules | None = None) -> Plan:
     house.save(text)
-    document = house.stores.catalogue.find("journey", "planned").document
-    assert isinstance(document, JourneyDocument)
-    return plan_journey(house.stores, document, now, rules=rules)
+    return plan_passages(house.stores, house.engine.meant("planned", now), rules).plan
 
 
 def journey(*elements: str, audience: str = "{everyone: true}", more: str = "") -> str:
@@ -114,14 +111,8 @@ async def test_what_holds_back_agrees(house: House) -> None:
     assert set(plan.elements["six"].users) == outcomes
     assert all(plan.elements["five"].users.values())
     # What was sent in the run counts for the next plan.
-    again = plan_journey(house.stores, _document(house), datetime.now(UTC), rules=rules)
+    again = plan_passages(house.stores, house.engine.meant("planned", datetime.now(UTC)), rules).plan
     assert again.refused == {"entered-before": stats.audience}
-
-
-def _document(house: House) -> JourneyDocument:
-    document = house.stores.catalogue.find("journey", "planned").document
-    assert isinstance(document, JourneyDocument)
-    return document
 
 
 ZONES = """\
@@ -295,7 +286,7 @@ def test_variants_and_their_winner(house: House) -> None:
         "two: {kind: push, message: {title: Hi, body: b}, next: done}",
     )
     plan = planned(house, text)
-    element = _document(house).elements["one"]
+    element = house.engine.meant("planned", NOW).document.elements["one"]
     expected = Counter(variant_of(element, "planned", "one", f"u{number}") for number in range(1, 7))  # type: ignore[arg-type]
     assert plan.elements["one"].branches == {"a": expected["a"], "b": expected["b"]}
     house.stores.winners.choose("planned", "one", "a")

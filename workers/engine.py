@@ -32,7 +32,7 @@ from activities.documents.saving import SaveReport, save_documents
 from activities.events.taking import Events
 from activities.life import places_of, stats_of
 from activities.planning.plan import Plan
-from activities.planning.planner import plan_journey
+from activities.planning.planner import Meant, plan_passages
 from activities.records.catalogue import Saved
 from activities.stores import Stores
 from workers.connecting import connect, create_search_attributes
@@ -214,19 +214,36 @@ class Engine:
             NotFoundError: There is no such journey.
             StoreUnavailable: A store cannot be reached.
         """
-        at = now or datetime.now(UTC)
+        found = self.meant(name, now or datetime.now(UTC))
+        return plan_passages(self.stores, found, delivery_rules(self.settings)).plan
+
+    def meant(self, name: str, now: datetime) -> Meant:
+        """Find what a name or a file means, on the newest snapshot; saves nothing.
+
+        Args:
+            name: A saved journey as `NAME` or `NAME@3`, or a file that holds one.
+            now: The instant to plan for, UTC.
+
+        Returns:
+            The journey, and what its references mean.
+
+        Raises:
+            DefinitionError: The file has faults.
+            NotFoundError: There is no such journey.
+            StoreUnavailable: A store cannot be reached.
+        """
+        segments = self.stores.segments
         if not is_file(name):
-            found = self._find(name)
-            return plan_journey(self.stores, self._document(found), at, rules=delivery_rules(self.settings))
-        checked = check_documents(self.stores, read_documents(name), at)
+            document, versions = self.document(self.find(name)), segments.versions()
+            zone = document.timezone or segments.zone
+            return Meant(document, now, versions, segments.references(versions, zone=zone))
+        checked = check_documents(self.stores, read_documents(name), now)
         checked.require()
-        position, document = self._only_journey(name, checked)
-        versions = self.stores.segments.versions()
-        references = self.stores.segments.references(
-            versions, zone=document.timezone, saving=checked.segments, files=checked.members(position)
-        )
-        rules = delivery_rules(self.settings)
-        return plan_journey(self.stores, document, at, versions=versions, references=references, rules=rules)
+        position, document = self.only_journey(name, checked)
+        versions = segments.versions()
+        zone, files = document.timezone or segments.zone, checked.members(position)
+        references = segments.references(versions, zone=zone, saving=checked.segments, files=files)
+        return Meant(document, now, versions, references)
 
     def read(self, name: str) -> tuple[JourneyDocument, int]:
         """Read a journey; saves nothing.
@@ -262,7 +279,7 @@ class Engine:
             DefinitionError: The file has faults.
             NotFoundError: There is no such journey.
         """
-        return self._save_one(name) if is_file(name) else self._find(name)
+        return self._save_one(name) if is_file(name) else self.find(name)
 
     def inside(self, name: str) -> LifeReport:
         """Tell who is inside a journey, by element. Blocking; changes nothing.
@@ -280,7 +297,7 @@ class Engine:
         if is_file(name):
             checked = check_documents(self.stores, read_documents(name), datetime.now(UTC))
             checked.require()
-            base = self._only_journey(name, checked)[1].journey
+            base = self.only_journey(name, checked)[1].journey
         found = stats_of(self.stores, base)
         return LifeReport(
             journey=base,
@@ -311,7 +328,7 @@ class Engine:
         found = await asyncio.to_thread(self.prepare, name)
         reached = client or await connect(self.settings)
         workflow_id = journey_workflow_id(found.name)
-        document = self._document(found)
+        document = self.document(found)
         try:
             handle = await _launched(reached, lambda: self._launch(reached, found, document))
         except WorkflowAlreadyStartedError:
@@ -410,7 +427,12 @@ class Engine:
                 faults += error.faults
         return raws, faults
 
-    def _find(self, name: str) -> Saved:
+    def find(self, name: str) -> Saved:
+        """Find the saved journey that `NAME` or `NAME@3` means.
+
+        Raises:
+            NotFoundError: There is none.
+        """
         base, version = name_and_version(name)
         return self.stores.catalogue.find("journey", base, version)
 
@@ -419,12 +441,16 @@ class Engine:
         raws = read_documents(path)
         checked = check_documents(self.stores, raws, now)
         checked.require()
-        _, document = self._only_journey(path, checked)
+        _, document = self.only_journey(path, checked)
         save_documents(self.stores, raws, now, rejects_dir=self.settings.rejects)
         return self.stores.catalogue.find("journey", document.journey)
 
-    def _only_journey(self, path: str, checked: Checked) -> tuple[int, JourneyDocument]:
-        """Give the one journey of a file, with its place among the documents."""
+    def only_journey(self, path: str, checked: Checked) -> tuple[int, JourneyDocument]:
+        """Give the one journey of a file, with its place among the documents.
+
+        Raises:
+            RefusedError: It holds none, or several.
+        """
         found = [
             (position, document)
             for position, (_, document) in enumerate(checked.documents)
@@ -439,7 +465,8 @@ class Engine:
             hint="save the file with `journeys save`, then give the journey's name",
         )
 
-    def _document(self, found: Saved) -> JourneyDocument:
+    def document(self, found: Saved) -> JourneyDocument:
+        """Give the content of a saved journey."""
         if not isinstance(found.document, JourneyDocument):
             raise RefusedError(f"{found.name!r} is no journey")
         return found.document

@@ -30,7 +30,7 @@ class Entering:
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
         self._earlier = reading.stores.ledger.earlier_passages(reading.document.journey)
-        self._entered = NO_ONE
+        self.entered = NO_ONE
         self.audience = 0
         self.refused: Counter[str] = Counter()
 
@@ -60,13 +60,13 @@ class Entering:
             return PlannedEntry(audience=0, unknown="its dates are over"), Flow()
         members = reading.members(entry.audience, at)
         self.audience += members.height
-        again = members.join(self._entered, on="user_id", how="semi")
+        again = members.join(self.entered, on="user_id", how="semi")
         self.refused["already-inside"] += again.height
         users = self._admitted(members.join(again, on="user_id", how="anti"), at)
         rows = users.with_columns(at=pl.lit(at).cast(INSTANT))
         if schedule is not None and schedule.timezone == "user" and schedule.time is not None:
             rows = self._on_own_clock(schedule, rows)
-        self._entered = pl.concat([self._entered, rows.select("user_id")])
+        self.entered = pl.concat([self.entered, rows.select("user_id")])
         later = bool(at > reading.now or rows.filter(pl.col("at") > at).height)
         unknown = None
         if schedule is not None:

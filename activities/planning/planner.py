@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+import polars as pl
+
 from activities.elements.passing import EXIT_CRITERIA
 from activities.planning.elements import changed_before, pass_through, undecided
 from activities.planning.entries import Entering
@@ -21,15 +23,34 @@ from workflows.graph import visiting_order
 
 
 @dataclass(frozen=True)
+class Meant:
+    """What is planned.
+
+    Attributes:
+        document: A journey without faults.
+        now: The instant to plan for, UTC.
+        versions: The table versions to read.
+        references: What the document's references mean.
+    """
+
+    document: JourneyDocument
+    now: datetime
+    versions: Versions
+    references: References
+
+
+@dataclass(frozen=True)
 class Planned:
     """A plan, and the users behind its numbers.
 
     Attributes:
         plan: The numbers.
+        entered: The users who come in for sure: `user_id: String`.
         passed: Each element with the users by branch.
     """
 
     plan: Plan
+    entered: pl.DataFrame
     passed: dict[str, Passed]
 
 
@@ -67,7 +88,7 @@ class _Planner:
             as_of=self._reading.now,
             tables=self._reading.versions,
         )
-        return Planned(plan, passed)
+        return Planned(plan, entering.entered, passed)
 
     def _pass(self, name: str, element: Element, flow: Flow) -> Passed:
         """Pass users through one element, those taken out for whom the exit criteria are true."""
@@ -113,15 +134,7 @@ def _numbers(element: Element, flow: Flow, found: Passed) -> PlannedElement:
     )
 
 
-def plan_passages(
-    stores: Stores,
-    document: JourneyDocument,
-    now: datetime,
-    *,
-    versions: Versions | None = None,
-    references: References | None = None,
-    rules: DeliveryRules | None = None,
-) -> Planned:
+def plan_passages(stores: Stores, meant: Meant, rules: DeliveryRules | None = None) -> Planned:
     """Work out who would enter, take each branch and be pushed. Blocking; sends nothing, writes nothing.
 
     With several audience entries, a user whom an earlier one admits is taken for still inside at the later ones. Of a
@@ -129,10 +142,7 @@ def plan_passages(
 
     Args:
         stores: Tables, catalogue and ledger.
-        document: A journey without faults.
-        now: The instant to plan for, UTC.
-        versions: The table versions to read; null for the newest.
-        references: What the document's references mean; null for what is saved now.
+        meant: The journey, the snapshot and the instant.
         rules: How pushes are delivered; null for no cap and no control group.
 
     Returns:
@@ -142,20 +152,5 @@ def plan_passages(
         NotFoundError: A reference leads nowhere.
         StoreUnavailable: A store cannot be reached.
     """
-    read = versions or stores.segments.versions()
-    zone = document.timezone or stores.segments.zone
-    meant = references or stores.segments.references(read, zone=zone)
-    return _Planner(Reading(stores, document, now, read, meant), rules or DeliveryRules()).plan()
-
-
-def plan_journey(
-    stores: Stores,
-    document: JourneyDocument,
-    now: datetime,
-    *,
-    versions: Versions | None = None,
-    references: References | None = None,
-    rules: DeliveryRules | None = None,
-) -> Plan:
-    """Give the numbers of `plan_passages`, which see."""
-    return plan_passages(stores, document, now, versions=versions, references=references, rules=rules).plan
+    reading = Reading(stores, meant.document, meant.now, meant.versions, meant.references)
+    return _Planner(reading, rules or DeliveryRules()).plan()
