@@ -16,6 +16,7 @@ from scripts import (
     people,
     planning,
     pushing,
+    rehearsing,
     running,
     segments,
     tables,
@@ -50,6 +51,7 @@ def journeys() -> None:
 for command in (
     *documents.COMMANDS,
     *planning.COMMANDS,
+    *rehearsing.COMMANDS,
     *tables.COMMANDS,
     *segments.COMMANDS,
     *upkeep.COMMANDS,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from tests.house import SHARED, House
+from tests.house import House
 from tests.win_back import SEGMENTS
 
-JOURNEYS = SHARED / "examples" / "journeys.yaml"
+JOURNEYS = Path(__file__).parent / "examples" / "journeys.yaml"
 
 NAMES = (
     "j01-vip-hello",

@@ -127,10 +127,6 @@ FAULTS = {
                 more="goals: {bought: {trigger: {event: purchase}}}"),
         ("unknown-goal", "elements.one.winner.goal"),
     ),
-    "audience in a keyed journey": (
-        journey(AUDIENCE, push("one", "Hi"), more="reentry: {key: entry.order_id}"),
-        ("keyed-audience", "entries.start.kind"),
-    ),
     "entry in a template of an audience's journey": (
         journey(AUDIENCE, push("one", "{{ entry.total }}")),
         ("no-entry-event", "elements.one.message.title"),

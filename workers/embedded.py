@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -43,8 +43,8 @@ def free_port(wanted: int) -> int:
     raise NoServer("this machine has no free port")
 
 
-def server_command(settings: Settings, port: int, ui_port: int) -> list[str]:
-    """Give the command that starts the embedded server on loopback."""
+def server_command(settings: Settings, port: int, ui_port: int, options: Sequence[str] = ()) -> list[str]:
+    """Give the command that starts the embedded server on loopback, with options of one's own behind."""
     pragmas = [part for pragma in PRAGMAS for part in ("--sqlite-pragma", pragma)]
     return [
         settings.temporal_program,
@@ -52,15 +52,20 @@ def server_command(settings: Settings, port: int, ui_port: int) -> list[str]:
         *("--db-filename", str(settings.home / "temporal.db"), *pragmas),
         *("--log-level", "error", "--log-format", "json"),
         *(("--ui-codec-endpoint", CODEC_ENDPOINT) if settings.payload_keys is not None else ()),
+        *options,
     ]
 
 
 @asynccontextmanager
-async def run_embedded_server(settings: Settings) -> AsyncIterator[EmbeddedServer]:
+async def run_embedded_server(
+    settings: Settings, *, port: int = DEFAULT_PORT, options: Sequence[str] = ()
+) -> AsyncIterator[EmbeddedServer]:
     """Run the embedded server and write down where it is, so that other commands find it.
 
     Args:
         settings: Where the home and the program are.
+        port: The port to have where it is free; 0 for any.
+        options: More options of the `temporal` program.
 
     Yields:
         The server, answering.
@@ -70,7 +75,7 @@ async def run_embedded_server(settings: Settings) -> AsyncIterator[EmbeddedServe
     """
     settings.home.mkdir(parents=True, exist_ok=True)
     async with _choosing_ports():
-        process, server = await _start(settings)
+        process, server = await _start(settings, port, options)
     try:
         embedded_file(settings).write_text(server.model_dump_json())
         yield server
@@ -101,14 +106,16 @@ async def _choosing_ports() -> AsyncIterator[None]:
         os.close(lock)
 
 
-async def _start(settings: Settings) -> tuple[subprocess.Popen[bytes], EmbeddedServer]:
+async def _start(
+    settings: Settings, port: int, options: Sequence[str]
+) -> tuple[subprocess.Popen[bytes], EmbeddedServer]:
     """Start the server on free ports, and wait until it answers."""
-    port, ui_port = free_port(DEFAULT_PORT), free_port(DEFAULT_UI_PORT)
+    port, ui_port = free_port(port), free_port(DEFAULT_UI_PORT if port else 0)
     log = settings.home / "server.log"
     with log.open("ab") as output:
         try:
             process = subprocess.Popen(  # noqa: S603  the program is the operator's own setting
-                server_command(settings, port, ui_port),
+                server_command(settings, port, ui_port, options),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -20,7 +20,6 @@ from workflows.documents import (
     ApiEntry,
     AudienceEntry,
     JourneyDocument,
-    Keyed,
     Push,
     ReachabilityCheck,
     SplitTest,
@@ -122,7 +121,7 @@ def element_faults(document: JourneyDocument, schema: Schema, segments: Containe
         Faults in document order, with paths and without files and lines.
     """
     journey = _Journey(document, schema)
-    faults = list(_key_faults(document))
+    faults: list[Fault] = []
     for name, element in document.elements.items():
         at: Place = ("elements", name)
         match element:
@@ -144,21 +143,6 @@ def element_faults(document: JourneyDocument, schema: Schema, segments: Containe
                     place = (*at, "devices")
                     faults += check_condition(element.devices, schema, at=place, segments=segments, subject="device")
     return faults
-
-
-def _key_faults(document: JourneyDocument) -> Iterator[Fault]:
-    """Refuse audiences where each run has a key: an audience gives none."""
-    if not isinstance(document.reentry, Keyed):
-        return
-    for name, entry in document.entries.items():
-        if isinstance(entry, AudienceEntry):
-            yield _fault(
-                "keyed-audience",
-                ("entries", name, "kind"),
-                f"an audience has no {document.reentry.key!r}: nobody could enter by {name!r}",
-                "a journey with `reentry: {key: ...}` is entered by events, or by values that a client gives: use a "
-                "trigger-entry or an api-entry, or another rule of re-entry",
-            )
 
 
 def _split_faults(journey: _Journey, split: ValueSplit, name: str, at: Place) -> list[Fault]:
