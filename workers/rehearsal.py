@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from activities.events.taking import Events
 from pydantic import BaseModel, ConfigDict
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
@@ -19,6 +18,7 @@ from temporalio.testing import TimeSkipper
 from activities.documents.checking import check_documents
 from activities.documents.reading import read_documents
 from activities.documents.saving import save_checked
+from activities.events.taking import Events
 from activities.records.admissions import Arrival
 from activities.records.catalogue import SavedJourney
 from activities.records.reports import ExplainedRun, SentPush, explain, list_pushes
