@@ -191,7 +191,7 @@ def remove(journey: str, user: str, key: str | None, reason: str) -> None:
 @click.argument("variant")
 @json_option
 def winner(journey: str, element: str, variant: str) -> None:
-    """Choose the variant of a split test that everybody gets from now on."""
+    """Choose the variant of a split test that everybody gets."""
     with Engine.open() as engine:
         document = engine.stores.catalogue.find("journey", journey).document
         test = document.elements.get(element) if isinstance(document, JourneyDocument) else None

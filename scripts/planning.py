@@ -29,7 +29,7 @@ HOURS_SHOWN = 24
 @click.argument("journey")
 @json_option
 def plan(journey: str) -> None:
-    """Tell exactly who would enter now, and what would be sent when.
+    """Tell exactly who would enter now, and what would be sent.
 
     JOURNEY is a saved one, as NAME or NAME@3, or a file. What cannot be known before is said. Nothing is sent, and
     nothing is written.
@@ -50,7 +50,7 @@ def plan(journey: str) -> None:
 @click.option("--ids", is_flag=True, help="Name the users who would take another branch.")
 @json_option
 def diff(before: str, after: str, ids: bool) -> None:
-    """Show two versions side by side, and who would take another branch.
+    """Show two versions side by side, and who would go elsewhere.
 
     BEFORE and AFTER are each a saved journey, as NAME or NAME@3, or a file. Both are planned over the same snapshot.
     """

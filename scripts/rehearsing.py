@@ -36,10 +36,10 @@ from workflows.scalars import duration
 @click.option("--anyway", is_flag=True, help="Let a user in who is not in the audience.")
 @json_option
 def try_(journey: str, user: str, entry: str, events: tuple[str, ...], values: tuple[str, ...], anyway: bool) -> None:
-    """Have one user pass a journey, with time skipped, and show each step.
+    """Have one user pass a journey at once; nothing is sent.
 
-    JOURNEY is a saved one, as NAME or NAME@3, or a file. The run is the one of production, on a server of its own and a
-    copy of the user's rows: nothing is sent and nothing real is written.
+    JOURNEY is a saved one, as NAME or NAME@3, or a file. Time is skipped, and each step is shown. The run is the one of
+    production, on a server of its own and a copy of the user's rows: nothing real is written.
     """
     given = [read_event(text) for text in events]
     named = dict(_value(text) for text in values)
@@ -62,9 +62,10 @@ def try_(journey: str, user: str, entry: str, events: tuple[str, ...], values: t
 @click.option("--case", "only", help="Only this one.")
 @json_option
 def test_(file: Path, only: str | None) -> int:
-    """Rehearse the cases of a file, and tell which do not end as they have to.
+    """Rehearse the cases of a file.
 
-    FILE names a journey, and users with what they do and where they have to end. Exit status 1 when a case fails.
+    FILE names a journey, and users with what they do and where they have to end. Those that end otherwise are told, and
+    the exit status is 1.
     """
     with Engine.open() as engine:
         found = asyncio.run(run_cases(engine, file, only))
