@@ -13,7 +13,8 @@ from rich.text import Text
 from scripts.output import DONE, FAILED, counted, instant, json_option, people, print_json, wants_json
 from workers.cases import CaseResult, natural, run_cases
 from workers.engine import Engine
-from workers.rehearsal import GivenEvent, GivenUser, Rehearsal, rehearse
+from workers.rehearsal import rehearse
+from workers.rehearsed import GivenEvent, GivenUser, Rehearsal
 from workers.stage import open_stage
 from workflows.documents import BRANCH_LABELS
 from workflows.errors import RefusedError

@@ -14,7 +14,8 @@ from tests.commands import Commands
 from tests.example_journeys import NAMES, load_shop, write_examples
 from tests.house import House, open_house
 from workers.engine import Engine
-from workers.rehearsal import GivenEvent, GivenUser, Rehearsal, rehearse
+from workers.rehearsal import rehearse
+from workers.rehearsed import GivenEvent, GivenUser, Rehearsal
 from workers.stage import Stage, open_stage
 from workflows.errors import NotFoundError, RefusedError
 

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from activities.documents.reading import faults_of, read_documents
 from activities.tables.inference import infer, read_as
 from workers.engine import Engine, is_file
-from workers.rehearsal import Given, GivenEvent, GivenUser, Rehearsal, RehearsedPush, rehearse
+from workers.rehearsal import rehearse
+from workers.rehearsed import Given, GivenEvent, GivenUser, Rehearsal, RehearsedPush
 from workers.stage import open_stage
 from workflows.errors import DefinitionError, JourneyError, RefusedError
 

@@ -260,11 +260,9 @@ class Engine:
             StoreUnavailable: A store cannot be reached.
         """
         if not is_file(name):
-            found = self._find(name)
-            return self._document(found), found.version
-        checked = check_documents(self.stores, read_documents(name), datetime.now(UTC))
-        checked.require()
-        return self._only_journey(name, checked)[1], 0
+            found = self.find(name)
+            return self.document(found), found.version
+        return self.meant(name, datetime.now(UTC)).document, 0
 
     def prepare(self, name: str) -> Saved:
         """Find the journey that a start means; a file is checked and saved.
