@@ -167,7 +167,7 @@ class WaitForTriggerActivities:
             close_wait(connection, visit)
             return written
 
-        written = await ledger.database.write(work)
+        written = await ledger.database.write(work, keys=[visit.user_id])
         return written.model_copy(update={"learned": hit is not None})
 
 

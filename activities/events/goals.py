@@ -115,7 +115,7 @@ class Goals:
             }
             connection.execute(self._ledger.database.insert(conversions).values(row).on_conflict_do_nothing())
 
-        await self._ledger.database.write(work)
+        await self._ledger.database.write(work, keys=[passage.user_id])
         reason = goal_reason(name)
         if not goal.end_journey or passage.reason not in ("", reason):
             return False

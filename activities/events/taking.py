@@ -249,7 +249,7 @@ class Events:
             query = select(taken).where(taken.c.event_id.in_(names), taken.c.done == 0).order_by(taken.c.taken_at)
             return {row.event_id: row for row in connection.execute(query)}
 
-        return await self._database.write(work)
+        return await self._database.write(work, keys=[event.user_id for event in events])
 
     async def _stored(self, rows: Sequence[Any]) -> dict[str, list[str]]:
         """Put events into the table by one commit, and write down that they are there."""

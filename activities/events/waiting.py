@@ -126,7 +126,7 @@ class Waits:
             "open": 1,
         }
         statement = self._database.insert(waits).values(row).on_conflict_do_nothing()
-        await self._database.write(lambda connection: connection.execute(statement))
+        await self._database.write(lambda connection: connection.execute(statement), keys=[visit.user_id])
 
     def since(self, visit: Visit, passed_at_once: Iterable[str]) -> datetime | None:
         """Tell from when on events count for a visit, so that between two elements nothing is missed. Blocking.

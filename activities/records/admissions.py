@@ -194,8 +194,8 @@ class Admissions:
 
     def _refusal_of_id(self, arrival: Arrival, user_id: str) -> str:
         """Refuse a user whose id makes no workflow id: nothing could be started for him, and others must not wait."""
-        if "\0" in user_id:  # PostgreSQL stores none
-            return "wrong-id"
+        if _kept(user_id) != user_id:
+            return "wrong-id" if "\0" in user_id else "id-too-long"
         try:
             self.ids.workflow_id(arrival.journey, user_id, arrival.key)
         except RefusedError as error:

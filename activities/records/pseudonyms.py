@@ -10,7 +10,7 @@ import base64
 import hmac
 from collections.abc import Iterable
 
-from sqlalchemy import Column, Connection, String, Table, delete, select
+from sqlalchemy import Column, Connection, String, Table, Text, delete, select
 
 from activities.records.database import METADATA, Database
 from workflows.contracts import user_workflow_id
@@ -21,7 +21,7 @@ pseudonyms = Table(
     "pseudonyms",
     METADATA,
     Column("pseudonym", String(32), primary_key=True),
-    Column("user_id", String(500), nullable=False, index=True),
+    Column("user_id", Text, nullable=False, index=True),
 )
 
 

@@ -165,6 +165,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("journey", "epoch"),
     )
     op.create_table(
+        "pseudonyms",
+        sa.Column("pseudonym", sa.String(length=32), nullable=False),
+        sa.Column("user_id", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("pseudonym"),
+    )
+    with op.batch_alter_table("pseudonyms", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_pseudonyms_user_id"), ["user_id"], unique=False)
+
+    op.create_table(
         "push_rates",
         sa.Column("provider", sa.String(length=40), nullable=False),
         sa.Column("per_second", sa.Float(), nullable=False),
