@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 
+from activities.records.pseudonyms import Pseudonyms
 from activities.records.reports import Passed, passed
 from activities.stores import Stores
 from workflows.contracts import (
@@ -17,8 +18,8 @@ from workflows.contracts import (
     JOURNEY_ID,
     JOURNEY_USER_ID,
     JOURNEY_VERSION,
+    journey_workflow_id,
     user_of_workflow,
-    user_workflow_id,
 )
 from workflows.documents import JourneyDocument, ways_out
 from workflows.errors import NotFoundError, RefusedError
@@ -66,13 +67,14 @@ class RunList(BaseModel):
 
 
 def runs_query(
-    *, journey: str = "", version: int = 0, user_id: str = "", element: str = "", failed: bool = False
+    ids: Pseudonyms, *, journey: str = "", version: int = 0, user_id: str = "", element: str = "", failed: bool = False
 ) -> str:
     """Write the query of Temporal's visibility that finds runs.
 
     A run that a plain client started may lack our search attributes: its workflow id tells journey and user too.
 
     Args:
+        ids: Names users towards Temporal.
         journey: Only of this journey.
         version: Only of this version of it.
         user_id: Only of this user.
@@ -87,15 +89,15 @@ def runs_query(
     """
     terms = ["WorkflowType = 'UserJourney'"]
     if journey:
-        begin = _quoted(user_workflow_id(journey, ""))
+        begin = _quoted(f"{journey_workflow_id(journey)}/user/")
         terms.append(f"({JOURNEY_ID.name} = {_quoted(journey)} OR WorkflowId STARTS_WITH {begin})")
     if version:
         terms.append(f"{JOURNEY_VERSION.name} = {_quoted(str(version))}")
     if user_id and journey:
-        own = user_workflow_id(journey, user_id)
+        own = ids.workflow_id(journey, user_id)
         terms.append(f"(WorkflowId = {_quoted(own)} OR WorkflowId STARTS_WITH {_quoted(f'{own}/key/')})")
     elif user_id:
-        terms.append(f"{JOURNEY_USER_ID.name} = {_quoted(user_id)}")
+        terms.append(f"{JOURNEY_USER_ID.name} = {_quoted(ids.name(user_id))}")
     if element:
         terms.append(f"{JOURNEY_ELEMENT.name} = {_quoted(element)} AND ExecutionStatus = 'Running'")
     if failed:
@@ -153,7 +155,7 @@ async def list_runs(
             )
     elif version:
         raise RefusedError("a version is one of a journey: name the journey too", code="usage")
-    query = runs_query(journey=journey, version=version, user_id=user_id, element=element, failed=failed)
+    query = runs_query(stores.ids, journey=journey, version=version, user_id=user_id, element=element, failed=failed)
     total = (await client.count_workflows(query)).count
     listed: list[WorkflowExecution] = []
     if limit:
@@ -162,14 +164,17 @@ async def list_runs(
     rows: list[Run] = []
     for start in range(0, len(listed), PAGE):
         page = listed[start : start + PAGE]
-        passages = await asyncio.to_thread(passed, stores.ledger.database, {_passing(run) for run in page})
-        rows += await asyncio.to_thread(_rows, stores, page, passages)
+        passing = await asyncio.to_thread(_passing, stores, page)
+        passages = await asyncio.to_thread(passed, stores.ledger.database, set(passing))
+        rows += await asyncio.to_thread(_rows, stores, page, passing, passages)
     return RunList(total=total, runs=rows)
 
 
-def _passing(run: WorkflowExecution) -> tuple[str, str, str]:
-    """Say of which journey, user and key a run is."""
-    return _journey_of(run), *user_of_workflow(run.id)
+def _passing(stores: Stores, page: list[WorkflowExecution]) -> list[tuple[str, str, str]]:
+    """Say of which journey, user and key each run is; a key that is hidden stays so. Blocking."""
+    named = [user_of_workflow(run.id) for run in page]
+    users = stores.ids.users({user for user, _ in named})
+    return [(_journey_of(run), users.get(user, user), key) for run, (user, key) in zip(page, named, strict=True)]
 
 
 def _journey_of(run: WorkflowExecution) -> str:
@@ -178,7 +183,10 @@ def _journey_of(run: WorkflowExecution) -> str:
 
 
 def _rows(
-    stores: Stores, page: list[WorkflowExecution], passages: dict[tuple[str, str, str], list[Passed]]
+    stores: Stores,
+    page: list[WorkflowExecution],
+    passing: list[tuple[str, str, str]],
+    passages: dict[tuple[str, str, str], list[Passed]],
 ) -> list[Run]:
     """Join runs with their passages. Blocking."""
 
@@ -188,13 +196,13 @@ def _rows(
         return stores.catalogue.journey(found.digest).document
 
     rows: list[Run] = []
-    for run in page:
-        own = _own(run, passages.get(_passing(run), []))
+    for run, who in zip(page, passing, strict=True):
+        own = _own(run, passages.get(who, []))
         element, since = None, run.start_time
         if own is not None:
             element = own.exit or _now_at(document(own.journey, own.version), own)
             since = own.left_at or own.since
-        journey, user_id, _ = _passing(run)
+        journey, user_id, _ = who
         rows.append(
             Run(
                 workflow_id=run.id,
