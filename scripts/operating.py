@@ -211,7 +211,10 @@ def winner(journey: str, element: str, variant: str) -> None:
 @click.option("--undo", is_flag=True, help="Take it out again.")
 @json_option
 def archive(journey: str, undo: bool) -> None:
-    """Put away a journey that does not run: it is listed as archived, and cannot be started."""
+    """Put away a journey that does not run.
+
+    It is listed as archived, and cannot be started.
+    """
     with Engine.open() as engine:
         saved = engine.stores.catalogue.find("journey", journey)
         now = datetime.now(UTC)
