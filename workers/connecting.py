@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
-from temporalio.client import Client
+from temporalio.client import Client, Interceptor
 from temporalio.envconfig import ClientConfig
+from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
 
 from workers.codec import open_codec
@@ -56,12 +58,20 @@ def embedded_server(settings: Settings) -> EmbeddedServer | None:
         return None
 
 
-async def connect(settings: Settings, plugin: JourneysPlugin | None = None) -> Client:
+async def connect(
+    settings: Settings,
+    plugin: JourneysPlugin | None = None,
+    *,
+    runtime: Runtime | None = None,
+    interceptors: Sequence[Interceptor] = (),
+) -> Client:
     """Connect as Temporal's own environment configuration says, else to the embedded server of this home.
 
     Args:
         settings: Where the home is.
         plugin: The plugin of a worker; null for a client that only starts and asks.
+        runtime: The SDK's runtime; null for the default one.
+        interceptors: Stand before the client's calls, and before the work of its workers.
 
     Returns:
         A client with the journeys plugin.
@@ -83,8 +93,11 @@ async def connect(settings: Settings, plugin: JourneysPlugin | None = None) -> C
         source = "`journeys dev` left this address"
     address = config["target_host"]
     plugins = [plugin or JourneysPlugin(codec=open_codec(settings))]
+    config |= {"plugins": plugins, "interceptors": interceptors}
+    if runtime is not None:
+        config["runtime"] = runtime
     try:
-        return await asyncio.wait_for(Client.connect(**{**config, "plugins": plugins}), CONNECT_SECONDS)
+        return await asyncio.wait_for(Client.connect(**config), CONNECT_SECONDS)
     except (RuntimeError, RPCError, TimeoutError, OSError) as error:
         said = str(error).splitlines()[0] if str(error) else "it did not answer in time"
         inner = re.search(r'message: "([^"]+)"', said)  # of what the client's layers wrap around each other
