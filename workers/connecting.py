@@ -21,7 +21,7 @@ from workers.codec import open_codec
 from workers.plugin import JourneysPlugin
 from workers.settings import Settings
 from workflows.contracts import SEARCH_ATTRIBUTES
-from workflows.errors import JourneyError
+from workflows.errors import JourneyError, RefusedError
 
 CONNECT_SECONDS = 5.0
 
@@ -58,6 +58,25 @@ def embedded_server(settings: Settings) -> EmbeddedServer | None:
         return None
 
 
+def connect_config() -> dict[str, Any]:
+    """Read Temporal's own environment configuration: address, namespace, TLS, API key, from `TEMPORAL_*` or its file.
+
+    Returns:
+        Arguments of `Client.connect`.
+
+    Raises:
+        RefusedError: A file or profile that it names cannot be read.
+    """
+    try:
+        return dict(ClientConfig.load_client_connect_config())
+    except (RuntimeError, ValueError, OSError) as error:
+        raise RefusedError(
+            f"Temporal's environment configuration cannot be used: {error}",
+            code="wrong-temporal-configuration",
+            hint='see the variables TEMPORAL_*, and Temporal\'s page "Environment configuration"',
+        ) from error
+
+
 async def connect(
     settings: Settings,
     plugin: JourneysPlugin | None = None,
@@ -80,7 +99,7 @@ async def connect(
         NoServer: Nothing answers there.
         RefusedError: The file of payload keys cannot be used.
     """
-    config: dict[str, Any] = dict(ClientConfig.load_client_connect_config())
+    config = connect_config()
     embedded = embedded_server(settings)
     source = "Temporal's environment configuration says so"
     if "target_host" not in config:

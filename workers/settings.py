@@ -147,6 +147,13 @@ class Settings(BaseSettings):
                 raise ValueError("an address is written 127.0.0.1:9464: host and port")
         return value or None
 
+    @field_validator("tracing")
+    @classmethod
+    def _http_address(cls, value: str | None) -> str | None:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("an OTLP/HTTP address begins with http:// or https://")
+        return value or None
+
     @field_validator("table_options", mode="before")
     @classmethod
     def _json_of_strings(cls, value: object) -> object:

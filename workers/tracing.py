@@ -9,6 +9,9 @@ from temporalio.client import Interceptor
 
 from workflows.errors import RefusedError
 
+EXPORT_SECONDS = 3
+"""How long a collector may take to take spans, tries included: a worker that stops waits for it."""
+
 
 @contextmanager
 def tracing(address: str | None) -> Iterator[list[Interceptor]]:
@@ -40,7 +43,8 @@ def tracing(address: str | None) -> Iterator[list[Interceptor]]:
         ) from error
     provider = TracerProvider(resource=Resource.create({"service.name": "journeys-worker"}))
     # The path is the protocol's own (OpenTelemetry's specification "OTLP/HTTP").
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{address.rstrip('/')}/v1/traces")))
+    exporter = OTLPSpanExporter(endpoint=f"{address.rstrip('/')}/v1/traces", timeout=EXPORT_SECONDS)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     try:
         yield [TracingInterceptor(provider.get_tracer("journeys"))]
     finally:
