@@ -127,6 +127,17 @@ async def connect(
         ) from error
 
 
+async def missing_search_attributes(client: Client) -> list[str]:
+    """List the search attributes that the namespace lacks.
+
+    Raises:
+        RPCError: The server refused.
+    """
+    request = ListSearchAttributesRequest(namespace=client.namespace)
+    known = await client.operator_service.list_search_attributes(request)
+    return [key.name for key in SEARCH_ATTRIBUTES if key.name not in known.custom_attributes]
+
+
 async def create_search_attributes(client: Client) -> None:
     """Create the search attributes that the namespace lacks.
 
@@ -135,8 +146,7 @@ async def create_search_attributes(client: Client) -> None:
     """
     service, namespace = client.operator_service, client.namespace
     try:
-        known = await service.list_search_attributes(ListSearchAttributesRequest(namespace=namespace))
-        missing = [key.name for key in SEARCH_ATTRIBUTES if key.name not in known.custom_attributes]
+        missing = await missing_search_attributes(client)
         if not missing:
             return
         await service.add_search_attributes(
