@@ -104,6 +104,6 @@ class _Counting(ActivityInboundInterceptor):
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         answer = await super().execute_activity(input)
-        if isinstance(answer, Outcome):
+        if isinstance(answer, Outcome) and answer.branch:  # without a branch the user stays, and is asked again
             self._meters.outcomes.add(1, {"kind": activity.info().activity_type, "branch": answer.branch})
         return answer
