@@ -40,6 +40,7 @@ async def in_the_middle(
     peer.next.append(Behaviour(act=act, delay=delay))
     async with peer.serving(server_certificate(authority).context()):
         settings = {
+            "JOURNEYS_PUSH_KEEP_OFF": "false",  # tests run around the quarter hours too
             "JOURNEYS_WEBHOOK_URL": f"{peer.url}/push",
             "JOURNEYS_WEBHOOK_SECRET": SECRET,
             "JOURNEYS_PUSH_CA_FILE": str(authority.ca_file),

@@ -23,6 +23,8 @@ from workers.settings import LogUsers, Settings
 from workflows.contracts import USERS_QUEUE, UserJourneyInput
 
 MARKER = "zugzwang"
+AT_ANY_TIME = {"JOURNEYS_PUSH_KEEP_OFF": "false"}
+"""Has pushes sent around the quarter hours too, when tests run as well."""
 HASHED = re.compile(r"user-[0-9a-f]{16}")
 
 
@@ -35,7 +37,7 @@ async def failing_run(house: House, user: str, **settings: str) -> str:
     """Have a push of a user fail for want of its provider, and give what the worker said."""
     house.load("users", f"user_id,plan,age\n{user},paid,40\n")
     house.load("devices", f"device_id,user_id,platform,token,opt_in,provider\nx1,{user},ios,t,true,fcm\n")
-    async with worker(house, **settings) as served:
+    async with worker(house, **AT_ANY_TIME, **settings) as served:
         client = await house.client()
         await house.engine.start("hello", client=client)
         await until(lambda: "Completing activity as failed" in served.said)
@@ -164,7 +166,13 @@ def secret_settings() -> dict[str, str]:
 async def test_no_secret_is_logged_by_a_worker_that_fails_at_everything(house: House, form: str) -> None:
     """With every secret set, a worker whose pushes all fail says none of them on any stream."""
     house.load("devices", "device_id,user_id,platform,token,opt_in,provider\nx1,u1,ios,t,true,webhook\n")
-    settings = {**secret_settings(), "JOURNEYS_LOG_FORMAT": form, "TEMPORAL_API_KEY": MARKER, "TEMPORAL_TLS": "false"}
+    settings = {
+        **AT_ANY_TIME,
+        **secret_settings(),
+        "JOURNEYS_LOG_FORMAT": form,
+        "TEMPORAL_API_KEY": MARKER,
+        "TEMPORAL_TLS": "false",
+    }
     async with worker(house, **settings) as served:
         client = await house.client()
         await house.engine.start("hello", client=client)
