@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,7 +18,7 @@ from tests.house import House
 from tests.test_connecting import configure
 from tests.test_worker_process import worker
 from workers.connecting import create_search_attributes
-from workers.diagnosis import Check, clock, disk, examine, ledger, program, providers, tables
+from workers.diagnosis import Check, clock, disk, examine, ledger, payload_keys, program, providers, tables
 from workers.settings import Settings
 
 MARKER = "zugzwang"
@@ -214,6 +215,19 @@ def test_credentials_that_do_not_read_are_told_and_not_quoted(tmp_path: Path) ->
     assert str(tmp_path / "missing") in found["provider-webpush"].message
     assert "JOURNEYS_WEBHOOK_SECRET is missing" in found["provider-webhook"].message
     assert MARKER not in "".join(check.model_dump_json() for check in found.values())
+
+
+def test_payload_keys_that_do_not_read_are_told_and_not_quoted(tmp_path: Path) -> None:
+    """A file of payload keys is read where it is set: a wrong line is told, and not what it holds."""
+    file = tmp_path / "keys"
+    assert list(payload_keys(Settings(home=tmp_path))) == []
+    file.write_text(f"k1:{MARKER}\n")
+    (found,) = payload_keys(Settings(home=tmp_path, payload_keys=file))
+    assert not found.ok
+    assert MARKER not in found.model_dump_json()
+    file.write_text(f"k1:{base64.b64encode(bytes(32)).decode()}\n")
+    (found,) = payload_keys(Settings(home=tmp_path, payload_keys=file))
+    assert found.ok
 
 
 @pytest.mark.parametrize(

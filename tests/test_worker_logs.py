@@ -22,7 +22,7 @@ from workers.logs import LineFormatter, shown_user
 from workers.settings import LogUsers, Settings
 from workflows.contracts import USERS_QUEUE, UserJourneyInput
 
-MARKER = "zugzwang"
+MARKER = "zugzwang-in-a-lost-endgame"
 AT_ANY_TIME = {"JOURNEYS_PUSH_KEEP_OFF": "false"}
 """Has pushes sent around the quarter hours too, when tests run as well."""
 HASHED = re.compile(r"user-[0-9a-f]{16}")

@@ -25,6 +25,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities.records.database import METADATA, Database
 from activities.records.rows import journeys
 from activities.tables.delta import Tables
+from workers.codec import open_codec
 from workers.connecting import connect, connect_config, missing_search_attributes
 from workers.providers import MAKERS
 from workers.settings import Settings
@@ -83,7 +84,7 @@ async def examine(settings: Settings) -> list[Check]:
     """
     local: list[Callable[[Settings], Check]] = [home, disk, program, ledger, tables]
     checks = [await asyncio.to_thread(one, settings) for one in local]
-    checks += [check for check in await asyncio.to_thread(lambda: [*providers(settings)])]
+    checks += await asyncio.to_thread(lambda: [*payload_keys(settings), *providers(settings)])
     clocks = await asyncio.to_thread(_ledger_clock, settings)
     async for check in _temporal(settings, clocks):
         checks.append(check)
@@ -183,6 +184,18 @@ def tables(settings: Settings) -> Check:
         return _told("tables", error)
     found = ", ".join(f"{name} v{version}" for name, version in versions.items() if version >= 0)
     return _fine("tables", f"{settings.tables_root!r} has {found or 'no table yet: see `journeys import`'}")
+
+
+def payload_keys(settings: Settings) -> Iterator[Check]:
+    """Tell whether the keys of payloads read, where they are set."""
+    if settings.payload_keys is None:
+        return
+    try:
+        open_codec(settings)
+    except JourneyError as error:
+        yield _told("payload-keys", error)
+    else:
+        yield _fine("payload-keys", f"those of {str(settings.payload_keys)!r} read")
 
 
 def providers(settings: Settings) -> Iterator[Check]:
