@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from activities.records import migrations
+from activities.records.database import Database
 from tests.commands import Commands
 from tests.house import House
+from tests.postgres import PostgresServer
 from tests.test_connecting import configure
 from tests.test_worker_process import worker
 from workers.connecting import create_search_attributes
@@ -175,12 +178,33 @@ def test_a_ledger_of_another_version_is_told(house: House, file: sqlite3.Connect
     assert "pushes.title, refusals" in found.message
 
 
+def test_a_ledger_of_a_later_version_is_told(house: House, file: sqlite3.Connection) -> None:
+    """A ledger that a later program brought to its own revision is told with both revisions."""
+    file.execute("UPDATE alembic_version SET version_num = '9999'")
+    found = ledger(house.settings)
+    assert not found.ok
+    assert "revision 9999" in found.message
+
+
 def test_a_ledger_that_does_not_answer_is_told_without_its_password(tmp_path: Path) -> None:
     """A PostgreSQL that is not there is wrong, and its password is not quoted."""
     settings = Settings(home=tmp_path, database=SecretStr(f"postgresql+psycopg://me:{MARKER}@127.0.0.1:1/x"))
     found = ledger(settings)
     assert not found.ok
     assert MARKER not in found.model_dump_json()
+
+
+def test_a_ledger_on_postgresql_is_asked_with_its_clock(tmp_path: Path, postgres: PostgresServer) -> None:
+    """PostgreSQL is found empty and then in order, is never brought up to date by asking, and its clock agrees."""
+    settings = Settings(home=tmp_path / "home", database=SecretStr(postgres.create()))
+    assert "it is empty" in ledger(settings).message
+    with closing(Database(settings.database_url)) as database:
+        assert database.read(migrations.revision) is None
+        database.create()
+    found = asyncio.run(examine(settings))
+    assert {"ledger", "clock"} & set(wrong(found)) == set()
+    assert next(check for check in found if check.check == "clock").message == "it agrees with the ledger's"
+    assert not settings.home.exists()
 
 
 def test_tables_that_cannot_be_read_are_told(house: House) -> None:

@@ -22,6 +22,7 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
+from activities.records import migrations
 from activities.records.database import METADATA, Database
 from activities.records.rows import journeys
 from activities.tables.delta import Tables
@@ -144,6 +145,13 @@ def ledger(settings: Settings) -> Check:
         return _fine("ledger", f"{str(file)!r} is not there yet: the first command makes it")
     try:
         with closing(Database(settings.database_url)) as database:
+            revision, known = database.read(migrations.revision), migrations.newest()
+            if revision is not None and revision > known:
+                return _wrong(
+                    "ledger",
+                    f"its tables are of revision {revision}, and this program knows them up to {known}",
+                    "install the version of this program that the other workers have",
+                )
             lacking = database.read(_lacking)
             if lacking and len(lacking) < len(METADATA.tables):
                 return _wrong(
@@ -159,7 +167,7 @@ def ledger(settings: Settings) -> Check:
             runs = database.read(lambda connection: connection.execute(select(func.count(journeys.c.journey))).scalar())
     except JourneyError as error:
         return _told("ledger", error)
-    return _fine("ledger", f"it can be read and written, and knows {runs} journeys that have run")
+    return _fine("ledger", f"it can be read and written; revision {revision}, {runs} journeys have run")
 
 
 def _lacking(connection: Connection) -> list[str]:
