@@ -115,7 +115,7 @@ class LifeActivities:
         if request.admits:
             raise StillInside(f"{request.journey!r} admits users: this watch goes on until it does not")
         while inside := await asyncio.to_thread(self._stores.ledger.inside, request.journey):
-            if time.monotonic() >= until:
+            if time.monotonic() >= until or activity.is_worker_shutdown():  # a worker that stops waits for nobody
                 raise StillInside(f"{inside} users are inside {request.journey!r}")
             await asyncio.sleep(POLL_SECONDS)
         return await self._count(request)

@@ -10,6 +10,7 @@ import click
 
 from scripts import (
     codec_server,
+    doctor,
     documents,
     explaining,
     operating,
@@ -62,6 +63,7 @@ for command in (
     *people.COMMANDS,
     *codec_server.COMMANDS,
     *explaining.COMMANDS,
+    *doctor.COMMANDS,
 ):
     journeys.add_command(command)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 from datetime import datetime
 from typing import Any
@@ -21,6 +20,7 @@ from workers.__main__ import serve
 from workers.connecting import connect, embedded_server
 from workers.embedded import is_alive, run_embedded_server
 from workers.engine import Engine, StartReport, is_file
+from workers.logs import set_up_logs
 from workers.serving import QUEUES, serving, until_told_to_stop
 from workers.settings import load_settings
 from workflows.contracts import Stats
@@ -74,8 +74,9 @@ def worker(role: Any) -> None:
 
     Until Ctrl-C or SIGTERM, which drain it. It logs to standard error.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    asyncio.run(serve(role))
+    settings = load_settings()
+    set_up_logs(settings)
+    asyncio.run(serve(settings, role))
     if wants_json():
         print_json({"role": role, "queues": list(QUEUES[role]), "stopped": True})
 

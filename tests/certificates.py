@@ -88,7 +88,7 @@ def make_authority(folder: Path) -> Authority:
 
 
 def server_certificate(authority: Authority, *hosts: str, name: str = "server") -> Certificate:
-    """Sign a server's certificate.
+    """Sign a certificate for a server, which a client may show too.
 
     Args:
         authority: Who signs.
@@ -105,7 +105,9 @@ def server_certificate(authority: Authority, *hosts: str, name: str = "server") 
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([_alternative(host) for host in names]), critical=False)
         .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+        )
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()),

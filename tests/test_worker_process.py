@@ -59,10 +59,22 @@ class Served:
     def said(self) -> str:
         return self._log.read_text()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, null while it runs."""
+        return self._process.poll()
+
+    def tell_to_stop(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+
     async def told_to_stop(self) -> tuple[int, float]:
         """Send SIGTERM; give the exit status, and how long it took."""
         began = time.monotonic()
-        self._process.send_signal(signal.SIGTERM)
+        self.tell_to_stop()
         status = await asyncio.to_thread(self._process.wait, 60)
         return status, time.monotonic() - began
 

@@ -7,28 +7,39 @@ import asyncio
 import logging
 import sys
 
-from workers.serving import QUEUES, Role, serving, until_told_to_stop
-from workers.settings import load_settings
+from workers.health import Health, checks_of, health_endpoints
+from workers.logs import set_up_logs
+from workers.metrics import open_telemetry
+from workers.serving import QUEUES, Role, end_in_time, serving, until_told_to_stop
+from workers.settings import Settings, load_settings
 from workflows.errors import JourneyError
 
 log = logging.getLogger("journeys.worker")
 
 
-async def serve(role: Role) -> None:
+async def serve(settings: Settings, role: Role) -> None:
     """Serve the queues of a role until told to stop.
 
     Args:
+        settings: Where everything is.
         role: Which queues.
 
     Raises:
         NoServer: No Temporal server answers.
         StoreUnavailable: A store cannot be reached.
+        RefusedError: A setting needs another one, a file or a package that is missing.
     """
-    settings = load_settings()
-    async with serving(settings, role) as (client, _):
-        log.info("serving %s of %s", ", ".join(QUEUES[role]), client.service_client.config.target_host)
-        await until_told_to_stop()
-        log.info("draining, for %g s at most", settings.drain_seconds)
+    health, telemetry = Health(), open_telemetry(export=settings.health_address is not None)
+    async with health_endpoints(settings.health_address, health, telemetry.exporter) as endpoints:
+        if endpoints is not None:
+            log.info("health and metrics at %s", endpoints)
+        async with serving(settings, role, telemetry) as (client, stores), checks_of(client, stores) as checks:
+            health.serve(checks)
+            log.info("serving %s of %s", ", ".join(QUEUES[role]), client.service_client.config.target_host)
+            await until_told_to_stop()
+            health.drain()
+            log.info("draining, for %g s at most", settings.drain_seconds)
+            end_in_time(settings.drain_seconds)
     log.info("stopped")
 
 
@@ -37,13 +48,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m workers", description="Serve journeys until told to stop.")
     parser.add_argument("--role", choices=list(QUEUES), default="all", help="which task queues to serve")
     role: Role = parser.parse_args().role
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    set_up_logs(None)
     try:
-        asyncio.run(serve(role))
+        settings = load_settings()
+        set_up_logs(settings)
+        asyncio.run(serve(settings, role))
     except JourneyError as error:
         for fault in error.faults:
             log.error("%s", fault)
         return 2 if error.refused else 1
+    except Exception:
+        log.exception("the worker ended: this is a bug, please report it")
+        return 1
     return 0
 
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
-from temporalio.client import Client
+from temporalio.client import Client, Interceptor
 from temporalio.envconfig import ClientConfig
+from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
 
 from workers.codec import open_codec
 from workers.plugin import JourneysPlugin
 from workers.settings import Settings
 from workflows.contracts import SEARCH_ATTRIBUTES
-from workflows.errors import JourneyError
+from workflows.errors import JourneyError, RefusedError
 
 CONNECT_SECONDS = 5.0
 
@@ -56,12 +58,39 @@ def embedded_server(settings: Settings) -> EmbeddedServer | None:
         return None
 
 
-async def connect(settings: Settings, plugin: JourneysPlugin | None = None) -> Client:
+def connect_config() -> dict[str, Any]:
+    """Read Temporal's own environment configuration: address, namespace, TLS, API key, from `TEMPORAL_*` or its file.
+
+    Returns:
+        Arguments of `Client.connect`.
+
+    Raises:
+        RefusedError: A file or profile that it names cannot be read.
+    """
+    try:
+        return dict(ClientConfig.load_client_connect_config())
+    except (RuntimeError, ValueError, OSError) as error:
+        raise RefusedError(
+            f"Temporal's environment configuration cannot be used: {error}",
+            code="wrong-temporal-configuration",
+            hint='see the variables TEMPORAL_*, and Temporal\'s page "Environment configuration"',
+        ) from error
+
+
+async def connect(
+    settings: Settings,
+    plugin: JourneysPlugin | None = None,
+    *,
+    runtime: Runtime | None = None,
+    interceptors: Sequence[Interceptor] = (),
+) -> Client:
     """Connect as Temporal's own environment configuration says, else to the embedded server of this home.
 
     Args:
         settings: Where the home is.
         plugin: The plugin of a worker; null for a client that only starts and asks.
+        runtime: The SDK's runtime; null for the default one.
+        interceptors: Stand before the client's calls, and before the work of its workers.
 
     Returns:
         A client with the journeys plugin.
@@ -70,7 +99,7 @@ async def connect(settings: Settings, plugin: JourneysPlugin | None = None) -> C
         NoServer: Nothing answers there.
         RefusedError: The file of payload keys cannot be used.
     """
-    config: dict[str, Any] = dict(ClientConfig.load_client_connect_config())
+    config = connect_config()
     embedded = embedded_server(settings)
     source = "Temporal's environment configuration says so"
     if "target_host" not in config:
@@ -83,8 +112,11 @@ async def connect(settings: Settings, plugin: JourneysPlugin | None = None) -> C
         source = "`journeys dev` left this address"
     address = config["target_host"]
     plugins = [plugin or JourneysPlugin(codec=open_codec(settings))]
+    config |= {"plugins": plugins, "interceptors": interceptors}
+    if runtime is not None:
+        config["runtime"] = runtime
     try:
-        return await asyncio.wait_for(Client.connect(**{**config, "plugins": plugins}), CONNECT_SECONDS)
+        return await asyncio.wait_for(Client.connect(**config), CONNECT_SECONDS)
     except (RuntimeError, RPCError, TimeoutError, OSError) as error:
         said = str(error).splitlines()[0] if str(error) else "it did not answer in time"
         inner = re.search(r'message: "([^"]+)"', said)  # of what the client's layers wrap around each other
@@ -95,6 +127,17 @@ async def connect(settings: Settings, plugin: JourneysPlugin | None = None) -> C
         ) from error
 
 
+async def missing_search_attributes(client: Client) -> list[str]:
+    """List the search attributes that the namespace lacks.
+
+    Raises:
+        RPCError: The server refused.
+    """
+    request = ListSearchAttributesRequest(namespace=client.namespace)
+    known = await client.operator_service.list_search_attributes(request)
+    return [key.name for key in SEARCH_ATTRIBUTES if key.name not in known.custom_attributes]
+
+
 async def create_search_attributes(client: Client) -> None:
     """Create the search attributes that the namespace lacks.
 
@@ -103,8 +146,7 @@ async def create_search_attributes(client: Client) -> None:
     """
     service, namespace = client.operator_service, client.namespace
     try:
-        known = await service.list_search_attributes(ListSearchAttributesRequest(namespace=namespace))
-        missing = [key.name for key in SEARCH_ATTRIBUTES if key.name not in known.custom_attributes]
+        missing = await missing_search_attributes(client)
         if not missing:
             return
         await service.add_search_attributes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from activities.meters import Meters
 from activities.push.claims import Claims
 from activities.push.devices import Profiles
 from activities.push.rates import Rates
@@ -22,11 +23,12 @@ from workers.settings import Settings
 
 
 @contextmanager
-def open_stores(settings: Settings) -> Iterator[Stores]:
+def open_stores(settings: Settings, meters: Meters | None = None) -> Iterator[Stores]:
     """Open tables, catalogue and ledger, and close them at the end.
 
     Args:
         settings: Where they are.
+        meters: Counts what they do; null for nothing.
 
     Yields:
         The stores. Missing ones are created empty.
@@ -34,12 +36,12 @@ def open_stores(settings: Settings) -> Iterator[Stores]:
     Raises:
         StoreUnavailable: One cannot be reached.
     """
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, meters)
     try:
         database.create()
         tables = Tables(settings.tables_root, settings.storage_options)
         catalogue = Catalogue(database)
-        segments = Segments(tables, catalogue, settings.timezone)
+        segments = Segments(tables, catalogue, settings.timezone, meters)
         key = settings.id_key
         ledger = Ledger(database, Pseudonyms(database, key.get_secret_value().encode() if key is not None else None))
         claims = Claims(ledger)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,16 +12,21 @@ from datetime import timedelta
 from typing import Literal, TypeAlias
 
 from temporalio.client import Client
-from temporalio.worker import PollerBehaviorSimpleMaximum, Worker
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.worker import Interceptor, PollerBehaviorSimpleMaximum, Worker, WorkerDeploymentConfig
 
 from activities.events.taking import Events
+from activities.meters import Meters
 from activities.stores import Stores
 from workers.codec import open_codec
 from workers.connecting import connect, create_search_attributes
+from workers.logs import TaskLogging
+from workers.metrics import OutcomeCounting, Telemetry
 from workers.opening import open_stores
 from workers.plugin import JourneysPlugin
 from workers.providers import delivery_rules, open_outside, open_providers
 from workers.settings import Settings
+from workers.tracing import tracing
 from workflows.contracts import JOURNEYS_QUEUE, PUSH_QUEUE, USERS_QUEUE
 
 Role: TypeAlias = Literal["all", "journeys", "users", "push"]
@@ -33,17 +40,32 @@ QUEUES: dict[Role, tuple[str, ...]] = {
 }
 
 
-def make_worker(client: Client, queue: str, settings: Settings) -> Worker:
+END_SECONDS = 5.0
+"""How long after the drain's bound the process ends by force: cancelled activities write down what they can."""
+
+log = logging.getLogger("journeys.worker")
+
+
+def make_worker(client: Client, queue: str, settings: Settings, interceptors: Sequence[Interceptor] = ()) -> Worker:
     """Make the worker of one task queue.
 
     Args:
         client: Connected with the plugin, which brings workflows and activities.
         queue: The task queue.
-        settings: How many of what.
+        settings: How many of what, and as which build.
+        interceptors: Stand before the work.
 
     Returns:
         A worker that is not running yet.
     """
+    deployment: WorkerDeploymentConfig | None = None
+    if settings.build_id is not None:
+        # A run may wait for months: it goes on under the newest build, whose code replays the histories of older ones.
+        deployment = WorkerDeploymentConfig(
+            version=WorkerDeploymentVersion(settings.deployment, settings.build_id),
+            use_worker_versioning=True,
+            default_versioning_behavior=VersioningBehavior.AUTO_UPGRADE,
+        )
     pollers = PollerBehaviorSimpleMaximum(settings.pollers)
     return Worker(
         client,
@@ -55,32 +77,40 @@ def make_worker(client: Client, queue: str, settings: Settings) -> Worker:
         workflow_task_poller_behavior=pollers,
         activity_task_poller_behavior=pollers,
         graceful_shutdown_timeout=timedelta(seconds=settings.drain_seconds),
+        interceptors=interceptors,
+        deployment_config=deployment,
     )
 
 
 @asynccontextmanager
-async def run_workers(client: Client, settings: Settings, role: Role = "all") -> AsyncIterator[None]:
+async def run_workers(
+    client: Client, settings: Settings, role: Role = "all", interceptors: Sequence[Interceptor] = ()
+) -> AsyncIterator[None]:
     """Run the workers of a role while the body runs, then drain them.
 
     Args:
         client: Connected with a plugin that has stores.
         settings: How many of what.
         role: Which queues.
+        interceptors: Stand before the work.
     """
     await create_search_attributes(client)
     async with AsyncExitStack() as stack:
         for queue in QUEUES[role]:
-            await stack.enter_async_context(make_worker(client, queue, settings))
+            await stack.enter_async_context(make_worker(client, queue, settings, interceptors))
         yield
 
 
 @asynccontextmanager
-async def serving(settings: Settings, role: Role = "all") -> AsyncIterator[tuple[Client, Stores]]:
+async def serving(
+    settings: Settings, role: Role = "all", telemetry: Telemetry | None = None
+) -> AsyncIterator[tuple[Client, Stores]]:
     """Open the stores, connect, and run the workers of a role while the body runs.
 
     Args:
         settings: Where everything is.
         role: Which queues.
+        telemetry: What the process tells of itself; null for nothing.
 
     Yields:
         The client and the stores that the workers use.
@@ -88,9 +118,10 @@ async def serving(settings: Settings, role: Role = "all") -> AsyncIterator[tuple
     Raises:
         NoServer: No Temporal server answers.
         StoreUnavailable: A store cannot be reached.
-        RefusedError: The file of payload keys cannot be used.
+        RefusedError: A setting needs another one, a file or a package that is missing; or one cannot be used.
     """
-    with open_stores(settings) as stores:
+    meters, runtime = (telemetry.meters, telemetry.runtime) if telemetry is not None else (Meters(), None)
+    with open_stores(settings, meters) as stores, tracing(settings.tracing) as spans:
         async with open_providers(settings) as providers, open_outside(settings) as outside:
             plugin = JourneysPlugin(
                 stores,
@@ -100,8 +131,8 @@ async def serving(settings: Settings, role: Role = "all") -> AsyncIterator[tuple
                 outside=outside,
                 codec=open_codec(settings),
             )
-            client = await connect(settings, plugin)
-            async with run_workers(client, settings, role):
+            client = await connect(settings, plugin, runtime=runtime, interceptors=spans)
+            async with run_workers(client, settings, role, (TaskLogging(), OutcomeCounting(meters))):
                 sweeping = asyncio.create_task(Events(stores).keep_sweeping(client))
                 try:
                     yield client, stores
@@ -123,3 +154,23 @@ async def until_told_to_stop(others: Sequence[asyncio.Event] = ()) -> None:
             task.cancel()
         for order in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(order)
+
+
+def end_in_time(drain_seconds: float) -> None:
+    """Bound what is left of this process, which drains: a second order ends it at once, the bound ends it in time.
+
+    Ending by force is as a crash: the ledger's first answers stand, and other workers go on with the rest.
+
+    Args:
+        drain_seconds: How long activities may finish, before they are cancelled.
+    """
+    loop = asyncio.get_running_loop()
+    for order in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(order, _end, "told to stop a second time")
+    loop.call_later(drain_seconds + END_SECONDS, _end, "activities do not end")
+
+
+def _end(reason: str) -> None:
+    log.error("ending by force: %s", reason)
+    logging.shutdown()
+    os._exit(1)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
@@ -20,6 +20,9 @@ from workflows.errors import DefinitionError, Fault
 
 PREFIX = "JOURNEYS_"
 HOME_NAME = ".journeys"
+
+LogUsers: TypeAlias = Literal["plain", "hashed", "omitted"]
+"""How logs show users."""
 
 
 class Settings(BaseSettings):
@@ -110,6 +113,18 @@ class Settings(BaseSettings):
     """Activities running at once, of each kind and queue."""
     drain_seconds: float = Field(default=30, ge=0)
     """How long a stopping worker lets activities finish."""
+    build_id: str | None = None
+    """Version of the worker's code. Turns on Temporal's worker versioning; left out: every worker takes every run."""
+    deployment: str = "journeys"
+    """Name of the worker deployment that the build belongs to."""
+    health_address: str | None = None
+    """Where a worker answers /healthz, /readyz and /metrics, such as `127.0.0.1:9464`; left out: nowhere."""
+    log_format: Literal["text", "json"] = "text"
+    """Form of a worker's log lines."""
+    log_users: LogUsers = "hashed"
+    """How a worker's logs show user ids: `plain`, `hashed` by SHA-256, or `omitted`."""
+    tracing: str | None = None
+    """Where a worker sends OpenTelemetry spans: an OTLP/HTTP address, such as `http://127.0.0.1:4318`."""
     server: Path | None = None
     """The `temporal` program to start as the embedded server; left out: the one that is installed, then the path."""
 
@@ -122,6 +137,22 @@ class Settings(BaseSettings):
                 raise ValueError("a cap is written 3/7d: how many, and in which period")
             duration(period)
         return value
+
+    @field_validator("health_address")
+    @classmethod
+    def _host_and_port(cls, value: str | None) -> str | None:
+        if value:
+            host, _, port = value.rpartition(":")
+            if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
+                raise ValueError("an address is written 127.0.0.1:9464: host and port")
+        return value or None
+
+    @field_validator("tracing")
+    @classmethod
+    def _http_address(cls, value: str | None) -> str | None:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("an OTLP/HTTP address begins with http:// or https://")
+        return value or None
 
     @field_validator("table_options", mode="before")
     @classmethod

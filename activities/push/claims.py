@@ -82,11 +82,13 @@ class Claim:
         send: Devices to send to, by id.
         stored: What is written down for the visit already: nothing is left to do.
         capped: Whether a frequency cap holds the push back.
+        accepted: The provider of each device whose push was accepted by being written down.
     """
 
     send: list[str] = field(default_factory=list)
     stored: Outcome | None = None
     capped: bool = False
+    accepted: list[str] = field(default_factory=list)
 
 
 class Claims:
@@ -151,9 +153,15 @@ class Claims:
                     )
             if not claim.send:
                 claim.stored = self._finish(connection, visit, finish)
+            claim.accepted = _accepted(new)
             return claim
 
-        return await self._ledger.database.write(work, keys=[visit.user_id])
+        return self._counted(await self._ledger.database.write(work, keys=[visit.user_id]))
+
+    def _counted(self, claim: Claim) -> Claim:
+        for provider in claim.accepted:
+            self._ledger.database.meters.pushes.add(1, {"provider": provider, "outcome": ACCEPTED})
+        return claim
 
     async def settle(
         self,
@@ -310,6 +318,10 @@ class Claims:
             device_id=device_id, provider=row.provider, **values
         )
         connection.execute(statement.on_conflict_do_update(index_elements=["device_id", "provider"], set_=values))
+
+
+def _accepted(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [row["provider"] for row in rows if row["outcome"] == ACCEPTED]
 
 
 def _again(outcome: str, attempts: int, resend: bool) -> bool:

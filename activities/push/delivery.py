@@ -251,13 +251,15 @@ class PushActivities:
             try:
                 answer = await provider.send(notification, target)
             except PayloadTooLarge as error:
-                return Answer(Verdict.MESSAGE_BAD, str(error))
+                answer = Answer(Verdict.MESSAGE_BAD, str(error))
             if answer.verdict is not Verdict.NOT_SENT:
                 break
             await asyncio.sleep(RESEND_PAUSE_SECONDS * (attempt + 1))
         if answer.verdict is Verdict.CONFIG_BAD:
             self._broken[provider.name] = (time.monotonic() + BROKEN_SECONDS, answer.detail)
             activity.logger.error("%s refuses our credentials: %s", provider.name, answer.detail)
+        labels = {"provider": provider.name, "outcome": OUTCOMES[answer.verdict]}
+        self._stores.ledger.database.meters.pushes.add(1, labels)
         return answer
 
     def _later(self, visit: Visit, answers: Mapping[str, Answer], left: float) -> Exception:

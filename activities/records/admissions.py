@@ -7,6 +7,7 @@ runs, marks them, and moves its cursor; asking again gives the same answers.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -37,7 +38,7 @@ class Admission:
         started: Whether a run was started for it.
         refused: Why the user was not admitted; empty when admitted.
         left: How the passage ended, where it has.
-        known: Whether the ledger held it already: a run of it may be there.
+        known: Whether the ledger held it already: a run of it may be there, where it is no refusal.
         enters_at: When the user comes in, UTC; None for at once.
     """
 
@@ -122,7 +123,15 @@ class Admissions:
             StoreUnavailable: The ledger cannot be written. Temporal retries.
         """
         ids = {user: passage or passage_id(arrival.enrolment, user, arrival.key) for user in users}
-        return await self.database.write(lambda connection: self._admit(connection, arrival, ids), keys=users)
+        admissions = await self.database.write(lambda connection: self._admit(connection, arrival, ids), keys=users)
+        meters, labels = self.database.meters, {"journey": arrival.journey}
+        fresh = Counter(admission.refused for admission in admissions if not admission.known)
+        for reason, number in fresh.items():
+            if reason:
+                meters.refused.add(number, {**labels, "reason": reason})
+            else:
+                meters.entered.add(number, labels)
+        return admissions
 
     def _admit(self, connection: Connection, arrival: Arrival, ids: dict[str, str]) -> list[Admission]:
         earlier: dict[str, list[Row[Any]]] = {}
@@ -160,9 +169,10 @@ class Admissions:
                 or refusal_reason(arrival.reentry, passed, arrival.at)
                 or cap_reason(arrival.cap, [row.entered_at for row in rows], arrival.at)
             )
-            answers.append(Admission(passage, user, arrival.version, arrival.entry, refused=reason))
+            before = _kept(user) in refused_before
+            answers.append(Admission(passage, user, arrival.version, arrival.entry, refused=reason, known=before))
             common = {"journey": arrival.journey, "version": arrival.version, "user_id": user, "key": arrival.key}
-            if reason and _kept(user) not in refused_before:
+            if reason and not before:
                 refused = {"user_id": _kept(user), "enrolment": arrival.enrolment, "at": at, "reason": reason}
                 refusing.append({**common, **refused})
             elif not reason:
@@ -241,7 +251,10 @@ class Admissions:
             ).scalar_one()
             return stored
 
-        return await self.database.write(work, keys=[user_id])
+        written = await self.database.write(work, keys=[user_id])
+        if written:
+            self.database.meters.refused.add(1, {"journey": arrival.journey, "reason": written})
+        return written
 
     def admission(self, passage: str) -> Admission | None:
         """Give a passage that was admitted before; None when it was not."""
@@ -344,7 +357,9 @@ class Admissions:
             passages.c.started == 1,
             passages.c.begun_at.is_(None),
         )
-        return int(self.database.read(lambda connection: connection.execute(query).scalar_one()))
+        waiting = int(self.database.read(lambda connection: connection.execute(query).scalar_one()))
+        self.database.meters.backlog.set(waiting, {"journey": journey})
+        return waiting
 
     def earlier_passages(self, journey: str) -> dict[str, list[tuple[str, str | None]]]:
         """Give when each user entered a journey before and when that passage was closed, over all its versions."""

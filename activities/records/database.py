@@ -39,6 +39,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from activities.meters import Meters, timed
 from activities.records import migrations
 from workflows.errors import JourneyError, RefusedError, StoreUnavailable
 
@@ -89,13 +90,15 @@ class Database:
     Args:
         url: A SQLAlchemy address: `sqlite:///ledger.db`, whose folder is created, or
             `postgresql://user:password@host/name`, with any parameter of libpq behind a `?`.
+        meters: Counts commits, and what is written down by them.
 
     Raises:
         RefusedError: The address names neither.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, meters: Meters | None = None) -> None:
         self.url = url
+        self.meters = meters or Meters()
         self._engine = _engine(url)
         self._is_sqlite = self._engine.dialect.name == "sqlite"
         self._reading, self._writing = _reading(self._engine), _writing(self._engine)
@@ -226,7 +229,8 @@ class Database:
     def _commit(self, group: list[_Request]) -> bool:
         """Run a group in one transaction. A group of one is told its failure; a larger one is left to be retried."""
         try:
-            results = self._transact(group)
+            with timed(self.meters.commits):
+                results = self._transact(group)
         except BaseException as error:
             known = self._unavailable(error) if isinstance(error, DBAPIError | PoolTimeout) else error
             # An outage fails all alike: trying each alone would only make them wait for it in turn.
@@ -235,6 +239,7 @@ class Database:
                     request.future.set_exception(known)
                 return True
             return False
+        self.meters.commit_requests.record(len(group))
         for request, result in zip(group, results, strict=True):
             request.future.set_result(result)
         return True

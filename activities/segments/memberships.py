@@ -144,12 +144,15 @@ class Memberships:
         latest = now + max(self.freshness, SKEW)
         waiting = self._waiting.setdefault(key, [])
         waiting.append(now)
+        answer = "hit"
         try:
             while True:
                 kept = self._kept.get(key)
                 if kept is not None and oldest <= kept.valid_at <= latest:
+                    self._segments.meters.memberships.add(1, {"answer": answer})
                     self._kept.move_to_end(key)
                     return kept
+                answer = "miss"
                 running = self._rounds.get(key)
                 # A round that is over has not been cleared away yet: waiting for it would never yield.
                 if running is None or running.done():
@@ -182,6 +185,7 @@ class Memberships:
         held = sum(membership.ids.size_bytes for membership in self._kept.values())
         while held > self._limit and len(self._kept) > 1:
             held -= self._kept.popitem(last=False)[1].ids.size_bytes
+        self._segments.meters.membership_bytes.set(held)
         return found
 
     def _confirm_or_evaluate(

@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from activities.meters import Meters, timed
 from activities.records.catalogue import Catalogue, ImportedSegment, Saved
 from activities.segments.compiler import Built, Imported, Snapshot, is_timeless, select_users
 from activities.tables.delta import Tables
@@ -151,9 +152,11 @@ class Segments:
         tables: The audience tables.
         catalogue: Where segments are saved.
         zone: The zone of calendar days where a segment names none.
+        meters: Counts evaluations.
     """
 
-    def __init__(self, tables: Tables, catalogue: Catalogue, zone: str) -> None:
+    def __init__(self, tables: Tables, catalogue: Catalogue, zone: str, meters: Meters | None = None) -> None:
+        self.meters = meters or Meters()
         self.tables = tables
         self.catalogue = catalogue
         self.zone = zone
@@ -222,7 +225,8 @@ class Segments:
         meant = references or self.references(read, zone=zone)
         digest = meant.digest(condition)
         lazy = select_users(condition, self.snapshot(read), as_of=as_of, zone=zone or self.zone, resolve=meant)
-        users = self.tables.collect(lazy.select("user_id").sort("user_id"), engine="streaming")
+        with timed(self.meters.evaluations):
+            users = self.tables.collect(lazy.select("user_id").sort("user_id"), engine="streaming")
         tables = {name: version for name, version in read.items() if not name.startswith(PIN)}
         return Evaluation(users, tables, as_of, digest, is_timeless(condition, meant), meant.pinned)
 
