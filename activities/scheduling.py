@@ -10,7 +10,8 @@ from zoneinfo import ZoneInfo
 
 from temporalio.client import ScheduleCalendarSpec, ScheduleIntervalSpec, ScheduleRange, ScheduleSpec
 
-from workflows.calendar import DAY, EPOCH, MIDNIGHT, WEEKDAYS, Recurrence, at_local, is_due
+from workflows.calendar import DAY, EPOCH, MIDNIGHT, WEEKDAYS, at_local
+from workflows.recurrence import Recurrence, is_due
 
 FORESIGHT_DAYS = 30 * 366
 """How far ahead changes of clocks are looked for."""

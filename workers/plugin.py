@@ -50,6 +50,7 @@ LIGHT_MODULES = (
     "workflows.messages",
     "workflows.operators",
     "workflows.passage",
+    "workflows.recurrence",
     "workflows.scalars",
     "workflows.triggers",
     "workflows.wire",
