@@ -12,12 +12,10 @@ from temporalio.client import ScheduleCalendarSpec, ScheduleIntervalSpec, Schedu
 
 from workflows.calendar import DAY, EPOCH, MIDNIGHT, WEEKDAYS, at_local
 from workflows.recurrence import Recurrence, is_due
+from workflows.triggers import LAST_YEAR
 
 FORESIGHT_DAYS = 30 * 366
 """How far ahead changes of clocks are looked for."""
-
-LAST_YEAR = 2100
-"""Last year that the server's calendars know (`maxCalendarYear` in its scheduler)."""
 
 
 class Translation(NamedTuple):

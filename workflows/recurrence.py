@@ -142,11 +142,34 @@ def is_due(rule: Recurrence, start: datetime, zone: str, moment: datetime) -> bo
     Raises:
         ValueError: An instant without a zone, or no such zone.
     """
+    if rule.interval is None:
+        return due_day(rule, start, zone, moment) is not None
+    start, first, _ = rule.begin(start, zone)
+    if aware(moment) < start or (moment - start) % rule.interval:
+        return False
+    return rule.falls_on(moment.astimezone(place_of(zone)).date(), first)
+
+
+def due_day(rule: Recurrence, start: datetime, zone: str, moment: datetime) -> date | None:
+    """Give the day whose occurrence comes at an instant.
+
+    Args:
+        rule: A recurrence of days, no interval.
+        start: As for `occurrences`.
+        zone: As for `occurrences`.
+        moment: The instant asked about, with a zone.
+
+    Returns:
+        The day, in the zone; None when nothing is due then.
+
+    Raises:
+        ValueError: An instant without a zone, or no such zone.
+    """
     start, first, at = rule.begin(start, zone)
     today = aware(moment).astimezone(place_of(zone)).date()
     if moment < start:
-        return False
-    if rule.interval is not None:
-        return not (moment - start) % rule.interval and rule.falls_on(today, first)
+        return None
     # A gap over midnight moves a time into the next day.
-    return any(rule.falls_on(day, first) and coming(day, at, zone) == moment for day in (today - DAY, today))
+    return next(
+        (day for day in (today - DAY, today) if rule.falls_on(day, first) and coming(day, at, zone) == moment), None
+    )

@@ -66,6 +66,7 @@ class Arrival:
         key: The key of keyed runs.
         cap: The journey's cap on entries, whatever the key; None for none.
         enters_at: When users come in, UTC, for those for whom that is after `at`.
+        refused: Why users are refused before the re-entry rule is asked.
         properties: The values of the event by which they enter.
         event_id: That event.
         while_running: Whether the journey has to run at the very moment of the admission: else it may be closed, empty,
@@ -81,6 +82,7 @@ class Arrival:
     key: str = ""
     cap: AtMost | None = None
     enters_at: Mapping[str, datetime] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
     properties: Mapping[str, Any] | None = None
     event_id: str | None = None
     while_running: bool = False
@@ -157,6 +159,7 @@ class Admissions:
                 refused_before.get(_kept(user))
                 or ("" if runs else "not-running")
                 or self._refusal_of_id(arrival, user)
+                or arrival.refused.get(user)
                 or refusal_reason(arrival.reentry, passed, arrival.at)
                 or cap_reason(arrival.cap, [row.entered_at for row in rows], arrival.at)
             )
