@@ -50,6 +50,9 @@ class EnrolmentActivities:
     async def evaluate_audience(self, request: EnrolmentRequest) -> Audience:
         """Evaluate an entry's audience, and keep who is in it under the enrolment's id.
 
+        At an occurrence of a schedule under `reentry: never`, the audience is whoever has joined since: those who
+        entered before are left out of it.
+
         Args:
             request: Which entry of which version, and the instant.
 
@@ -73,10 +76,13 @@ class EnrolmentActivities:
         if request.schedule is not None and request.day is not None:
             as_of = evaluated_as_of(request.schedule, request.day, home, request.now)
         found = await asyncio.to_thread(stores.segments.evaluate, entry.audience, as_of, zone=home)
-        await asyncio.to_thread(self._keep, request.enrolment, found.users)
-        audience = Audience(
-            enrolment=request.enrolment, users=found.users.height, as_of=found.as_of, tables=found.tables
-        )
+        users = found.users
+        if request.schedule is not None and saved.document.reentry == "never":
+            # Else all who entered before would be refused, and written down so, at every occurrence anew.
+            before = await asyncio.to_thread(stores.ledger.entered_ever, request.journey)
+            users = users.join(pl.DataFrame({"user_id": before}, schema=users.schema), on="user_id", how="anti")
+        await asyncio.to_thread(self._keep, request.enrolment, users)
+        audience = Audience(enrolment=request.enrolment, users=users.height, as_of=found.as_of, tables=found.tables)
         return await stores.ledger.open_enrolment(
             request.enrolment, request.journey, request.version, request.entry, audience
         )
@@ -144,6 +150,9 @@ class EnrolmentActivities:
                 await stores.ledger.page_done(request.enrolment, [admission.passage for admission in entering], cursor)
         finally:
             beating.cancel()
+        if request.schedule is not None:
+            # Each occurrence has one; nobody reads it again.
+            await asyncio.to_thread(self._snapshot(request.enrolment).unlink, missing_ok=True)
         entered, refused = await asyncio.to_thread(stores.ledger.enrolled, request.enrolment)
         return Enrolled(audience=audience.users, entered=entered, refused=refused)
 
@@ -205,6 +214,8 @@ class EnrolmentActivities:
     def _pages(self, enrolment: str, cursor: int, end: int) -> Iterator[list[str]]:
         """Read a snapshot from the cursor on, a page at a time, so that memory stays flat."""
         path = self._snapshot(enrolment)
+        if cursor >= end:
+            return
         if not path.exists():
             raise StoreUnavailable(
                 f"the audience of {enrolment!r} is missing: {str(path)!r}. Workers that enrol share one JOURNEYS_HOME"

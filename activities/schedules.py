@@ -18,6 +18,7 @@ from temporalio.client import (
     SchedulePolicy,
     ScheduleState,
     ScheduleUpdate,
+    WorkflowExecutionStatus,
 )
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.service import RPCError, RPCStatusCode
@@ -28,7 +29,7 @@ from activities.scheduling import schedule_spec
 from activities.stores import Stores
 from workflows import triggers
 from workflows.calendar import DAY, FIRST_ZONE, MIDNIGHT, SECOND, at_local, local_time
-from workflows.contracts import JOURNEY_ID, JOURNEYS_QUEUE, EnrolmentRequest, ScheduleRequest
+from workflows.contracts import JOURNEY_ID, JOURNEYS_QUEUE, EnrolmentRequest, ScheduleRequest, journey_workflow_id
 from workflows.documents import AudienceEntry
 from workflows.enrolment import Due, Occurrence, ScheduledEntry, schedule_id
 from workflows.recurrence import Recurrence, due_day
@@ -161,6 +162,8 @@ class ScheduleActivities:
         life = await asyncio.to_thread(stores.ledger.life, given.journey)
         if life is None or life.launch != given.launch or life.state not in ("running", "paused"):
             return Due(skipped="finished")
+        if not await _lives(activity.client(), given.journey):
+            return Due(skipped="finished")
         if life.state == "paused":
             return Due(skipped="paused")
         entry = stores.catalogue.journey(life.digest).document.entries.get(given.entry)
@@ -257,6 +260,17 @@ def in_words(schedule: triggers.Schedule) -> str:
         return days
     clock = "each user's own clock" if schedule.timezone == "user" else f"the clock of {schedule.timezone}"
     return f"{days}{weekdays} at {schedule.time} on {clock}"
+
+
+async def _lives(client: Client, journey: str) -> bool:
+    """Tell whether a journey's workflow is open: whoever terminates it in Temporal's UI stops its schedules too."""
+    try:
+        found = await client.get_workflow_handle(journey_workflow_id(journey)).describe()
+    except RPCError as error:
+        if error.status != RPCStatusCode.NOT_FOUND:
+            raise
+        return False
+    return found.status == WorkflowExecutionStatus.RUNNING
 
 
 async def _described(handle: ScheduleHandle) -> ScheduleDescription | None:

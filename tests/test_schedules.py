@@ -151,10 +151,11 @@ async def test_whoever_joins_later_enters_once(house: House) -> None:
         await told(lambda: numbers(house, "joiners").exited == {"end": 4})
         house.load("users", "user_id,plan\nu3,paid\nu7,pro\n")
         await schedule_of(client, "joiners").trigger()
-        assert (await occurrences(client, "joiners", 2))[-1] == Enrolled(audience=6, entered=2, refused=4)
+        assert (await occurrences(client, "joiners", 2))[-1] == Enrolled(audience=2, entered=2, refused=0)
         await told(lambda: numbers(house, "joiners").exited == {"end": 6})
         stats = numbers(house, "joiners")
-        assert (stats.audience, stats.refused) == (10, {"entered-before": 4})
+        assert (stats.audience, stats.refused) == (6, {})
+        assert not list(house.stores.snapshots.iterdir())
         found = await described(client, "joiners")
         begun = found.info.recent_actions[0].scheduled_at
         assert [later - begun for later in found.info.next_action_times[:2]] == [15 * DAY / 1440, 30 * DAY / 1440]
@@ -286,8 +287,7 @@ async def test_the_example_of_birthdays(house: House) -> None:
                 await house.pass_time(client, "j07-birthday", user, DAY)
         await told(lambda: numbers(house, "j07-birthday").exited == {"end": 2})
         await schedule_of(client, "j07-birthday").trigger()
-        assert (await occurrences(client, "j07-birthday", 2))[-1].refused == 2
-        assert set(numbers(house, "j07-birthday").refused) == {"too-often"}
+        await told(lambda: numbers(house, "j07-birthday").refused == {"too-often": 2})
 
 
 async def test_the_example_of_a_weekly_digest(house: House) -> None:
@@ -297,7 +297,10 @@ async def test_the_example_of_a_weekly_digest(house: House) -> None:
     async with running(house, "j10-weekly-digest") as (client, _):
         coming_up = (await described(client, "j10-weekly-digest")).info.next_action_times[:3]
         assert {f"{at.astimezone(ZoneInfo(PARIS)):%A %H:%M}" for at in coming_up} == {"Monday 09:00"}
-        before = len((await described(client, "j10-weekly-digest")).info.recent_actions)
+        now = datetime.now(ZoneInfo(PARIS))
+        # Started on a Monday after nine, it has entered already.
+        before = 1 if now.weekday() == 0 and now.hour >= 9 else 0
+        await occurrences(client, "j10-weekly-digest", before)
         for number in (1, 2):
             await schedule_of(client, "j10-weekly-digest").trigger()
             done = await occurrences(client, "j10-weekly-digest", before + number)
@@ -321,7 +324,7 @@ async def test_the_last_date_ends_the_journey(house: House) -> None:
 
 
 async def test_a_worker_that_died_while_setting_a_schedule(house: House) -> None:
-    """A schedule that was not set whole is set again, and the occurrence that it catches up with admits nobody twice."""
+    """A schedule that was not set whole is set again, and the occurrence that it makes up for admits nobody twice."""
     house.save(RECIPE.replace("NAME", "dying"))
     async with running(house, "dying") as (client, _):
         await occurrences(client, "dying", 1)
@@ -356,33 +359,31 @@ MONDAY = datetime(2030, 5, 6, tzinfo=UTC)
 
 async def test_what_an_occurrence_is_asked_for(house: House) -> None:
     """What is due enters on its day, by hand at once; the server's surplus and what is of another start do nothing."""
-    text = RECIPE.replace("NAME", "asked").replace("{every: 15m}", "{every: 2d, time: '10:00', timezone: UTC}")
-    house.save(text)
-    saved = house.stores.catalogue.find("journey", "asked")
-    await house.stores.ledger.open_journey("asked", saved.version, saved.digest, "launch", MONDAY)
-    schedule = Schedule.model_validate({"every": "2d", "time": "10:00", "timezone": "UTC"})
-    given = ScheduledEntry(
-        journey="asked", launch="launch", entry="start", schedule=schedule, start=MONDAY, zone="UTC", exact=False
-    )
+    house.save(RECIPE.replace("NAME", "asked").replace("{every: 15m}", "{every: 2d, time: '10:00', timezone: UTC}"))
+    async with running(house, "asked") as (client, operator):
+        given = (await given_of(client, "asked")).model_copy(update={"start": MONDAY})
+        assert (given.zone, given.exact) == ("UTC", True)
+        environment = ActivityEnvironment(client=client)
 
-    async def ask(scheduled: datetime, given: ScheduledEntry = given) -> Due:
-        occurrence = Occurrence(given=given, scheduled=scheduled, now=scheduled)
-        return await ScheduleActivities(house.stores).begin_enrolment(occurrence)
+        async def ask(scheduled: datetime, **other: Any) -> Due:
+            asked = Occurrence(given=given.model_copy(update=other), scheduled=scheduled, now=scheduled)
+            found: Due = await environment.run(ScheduleActivities(house.stores).begin_enrolment, asked)
+            return found
 
-    ten = MONDAY + timedelta(hours=10)
-    due = (await ask(ten + 2 * DAY)).enrolment
-    assert due is not None
-    assert (due.day, due.enrolment) == (date(2030, 5, 8), "launch/start/2030-05-08T10:00:00+00:00")
-    assert (await ask(ten + DAY)).skipped == "not-due"
-    by_hand = (await ask(ten + DAY + timedelta(seconds=1))).enrolment
-    assert by_hand is not None
-    assert by_hand.day is None
-    assert (await ask(ten, given.model_copy(update={"launch": "earlier"}))).skipped == "finished"
-    assert (await ask(ten, given.model_copy(update={"entry": "other"}))).skipped == "no-entry"
-    await house.stores.gate.pause("asked", MONDAY)
-    assert (await ask(ten)).skipped == "paused"
-    await house.stores.ledger.finish_journey("asked", "launch", MONDAY)
-    assert (await ask(ten)).skipped == "finished"
+        ten = MONDAY + timedelta(hours=10)
+        due = (await ask(ten + 2 * DAY)).enrolment
+        assert due is not None
+        assert (due.day, due.enrolment) == (date(2030, 5, 8), f"{given.launch}/start/2030-05-08T10:00:00+00:00")
+        assert (await ask(ten + DAY, exact=False)).skipped == "not-due"
+        by_hand = (await ask(ten + DAY + timedelta(seconds=1), exact=False)).enrolment
+        assert by_hand is not None
+        assert by_hand.day is None
+        assert (await ask(ten, launch="earlier")).skipped == "finished"
+        assert (await ask(ten, entry="other")).skipped == "no-entry"
+        await operator.pause()
+        assert (await ask(ten)).skipped == "paused"
+        await client.get_workflow_handle("journey/asked").terminate()
+        assert (await ask(ten)).skipped == "finished"
 
 
 @pytest.mark.parametrize(

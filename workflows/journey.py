@@ -107,10 +107,6 @@ class Journey:
                 await workflow.wait_condition(workflow.all_handlers_finished)
                 self._go_on(given)
         self._stats = ended
-        async with self._turn:
-            self._finishing = True
-            if self._require_opened().scheduled_entries:
-                await self._schedule()
         self._stats = await workflow.execute_activity(
             close_journey,
             self._request(),
@@ -118,6 +114,10 @@ class Journey:
             retry_policy=PATIENCE,
             summary="Write down that it is finished",
         )
+        async with self._turn:
+            self._finishing = True
+            if self._require_opened().scheduled_entries:
+                await self._schedule()
         self._tell("finished")
         await workflow.wait_condition(workflow.all_handlers_finished)
         return self._stats

@@ -359,6 +359,11 @@ class Admissions:
             found.setdefault(user, []).append((entered_at, closed_at))
         return found
 
+    def entered_ever(self, journey: str) -> list[str]:
+        """List the users who ever entered a journey, in any version, each once."""
+        query = select(passages.c.user_id).where(passages.c.journey == journey).distinct()
+        return list(self.database.read(lambda connection: connection.execute(query).scalars().all()))
+
     def open_passages(self, journey: str, users: list[str]) -> dict[tuple[str, str], str]:
         """Give the open passages of some users whose runs were started: (user, key) to passage."""
         query = select(passages.c.user_id, passages.c.key, passages.c.passage).where(
