@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -27,7 +28,7 @@ from activities.life import stats_of
 from activities.records.reports import list_pushes
 from activities.records.rows import instant, passages
 from activities.schedules import CATCHING_UP, PAUSED, ScheduleActivities, evaluated_as_of
-from tests.house import SHARED, House
+from tests.house import House
 from workers.operating import Operator
 from workflows.calendar import FIRST_ZONE, at_local, local_time
 from workflows.contracts import Enrolled, FinishRequest, ResumeRequest, ReviseRequest, ScheduleRequest, Stats
@@ -260,7 +261,7 @@ async def test_everybody_enters_on_his_own_clock(house: House, passed: Literal["
 
 
 def examples(*names: str) -> str:
-    texts = (SHARED / "examples" / "journeys.yaml").read_text(encoding="utf-8").split("\n---\n")
+    texts = (Path(__file__).parent / "examples" / "journeys.yaml").read_text(encoding="utf-8").split("\n---\n")
     return "\n---\n".join(text for text in texts if any(f"journey: {name}" in text for name in names))
 
 
