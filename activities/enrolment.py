@@ -16,7 +16,7 @@ from activities.faults import as_failures
 from activities.push.devices import zone_of
 from activities.records.admissions import Arrival
 from activities.records.gate import Life
-from activities.schedules import evaluated_as_of
+from activities.scheduling import evaluated_as_of
 from activities.starting import Starter, Way
 from activities.stores import Stores
 from workflows.calendar import entry_moment, local_time

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, date, datetime
+from datetime import UTC
 from zoneinfo import ZoneInfo
 
 from temporalio import activity
@@ -25,15 +25,14 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.faults import as_failures
 from activities.records.catalogue import SavedJourney
-from activities.scheduling import schedule_spec
+from activities.scheduling import counted_from, makes_up, recurrence_of, schedule_spec
 from activities.stores import Stores
 from workflows import triggers
-from workflows.calendar import DAY, FIRST_ZONE, MIDNIGHT, SECOND, at_local, local_time
+from workflows.calendar import DAY, SECOND
 from workflows.contracts import JOURNEY_ID, JOURNEYS_QUEUE, EnrolmentRequest, ScheduleRequest, journey_workflow_id
 from workflows.documents import AudienceEntry
 from workflows.enrolment import Due, Occurrence, ScheduledEntry, schedule_id
-from workflows.recurrence import Recurrence, due_day
-from workflows.scalars import duration
+from workflows.recurrence import due_day
 
 CATCHING_UP = "Catching up with what was due since the journey was started"
 """Note of a schedule that is not set whole: whoever finds it goes on."""
@@ -104,7 +103,7 @@ class ScheduleActivities:
         if catches_up:
             # From its creation on, the server starts what is due by itself. The range excludes its beginning.
             created = (await handle.describe()).info.created_at
-            if created > given.start:
+            if created > given.start and makes_up(given.schedule):
                 span = ScheduleBackfill(given.start - SECOND, created, overlap=ScheduleOverlapPolicy.BUFFER_ALL)
                 await handle.backfill(span)
             schedule.state.note = PAUSED if request.paused else None
@@ -118,18 +117,9 @@ class ScheduleActivities:
         if not isinstance(entry, AudienceEntry) or entry.schedule is None:
             raise TypeError(f"the entry {name!r} of {request.journey!r} has no schedule")
         schedule = entry.schedule
-        rule = recurrence_of(schedule)
-        home = saved.document.timezone or self._stores.segments.zone
-        # In the users' zones, a day's time comes first where the day comes first.
-        zone = home if rule.interval else FIRST_ZONE if schedule.timezone == "user" else schedule.timezone
+        start, zone = counted_from(schedule, request.started_at, saved.document.timezone or self._stores.segments.zone)
         if before is not None and (before.schedule, before.zone) == (schedule, zone):
             start = before.start
-        elif rule.interval is not None:
-            start = request.started_at
-        else:
-            # Days count from the one that it is where the journey is at home.
-            place = home if schedule.timezone == "user" else zone
-            start = at_local(request.started_at.astimezone(ZoneInfo(place)).date(), MIDNIGHT, zone)
         return ScheduledEntry(
             journey=request.journey,
             launch=request.launch,
@@ -137,7 +127,7 @@ class ScheduleActivities:
             schedule=schedule,
             start=start,
             zone=zone,
-            exact=schedule_spec(rule, start, zone).exact,
+            exact=schedule_spec(recurrence_of(schedule), start, zone).exact,
         )
 
     @activity.defn(name="begin-enrolment")
@@ -187,43 +177,6 @@ class ScheduleActivities:
                 day=day,
             )
         )
-
-
-def recurrence_of(schedule: triggers.Schedule) -> Recurrence:
-    """Read a schedule of a document as a recurrence.
-
-    Args:
-        schedule: Without faults.
-
-    Returns:
-        The recurrence: an interval, or days with a time.
-    """
-    return Recurrence(
-        every=None if schedule.every is None else duration(schedule.every),
-        weekdays=schedule.weekdays or (),
-        dates=tuple(date.fromisoformat(day) for day in schedule.dates or ()),
-        at=None if schedule.time is None else local_time(schedule.time),
-    )
-
-
-def evaluated_as_of(schedule: triggers.Schedule, day: date, home: str, now: datetime) -> datetime:
-    """Give the instant as of which the audience of a day is evaluated, so that "today" is that day.
-
-    In the users' zones the first come to the day up to 26 hours before the last.
-
-    Args:
-        schedule: With a time of day.
-        day: The day, on each user's calendar.
-        home: The IANA zone in which the audience's calendar days are.
-        now: The instant of the evaluation.
-
-    Returns:
-        The day's time where the schedule's clock is, in the users' zones where the journey is at home; the present,
-        where that is later on the same day.
-    """
-    zone = home if schedule.timezone == "user" else schedule.timezone
-    planned = at_local(day, local_time(schedule.time or "00:00"), zone)
-    return now if now > planned and now.astimezone(ZoneInfo(zone)).date() == day else planned
 
 
 def _schedule(given: ScheduledEntry, saved: SavedJourney, *, paused: bool) -> Schedule:

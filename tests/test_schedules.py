@@ -27,7 +27,8 @@ from temporalio.testing import ActivityEnvironment
 from activities.life import stats_of
 from activities.records.reports import list_pushes
 from activities.records.rows import instant, passages
-from activities.schedules import CATCHING_UP, PAUSED, ScheduleActivities, evaluated_as_of
+from activities.schedules import CATCHING_UP, PAUSED, ScheduleActivities
+from activities.scheduling import evaluated_as_of
 from tests.house import House
 from workers.operating import Operator
 from workflows.calendar import FIRST_ZONE, at_local, local_time
