@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,12 +13,15 @@ import polars as pl
 from temporalio import activity
 
 from activities.faults import as_failures
+from activities.push.devices import zone_of
 from activities.records.admissions import Arrival
 from activities.records.gate import Life
+from activities.scheduling import evaluated_as_of
 from activities.starting import Starter, Way
 from activities.stores import Stores
+from workflows.calendar import entry_moment, local_time
 from workflows.contracts import Audience, Enrolled, EnrolmentRequest
-from workflows.documents import AudienceEntry
+from workflows.documents import AudienceEntry, JourneyDocument
 from workflows.errors import NotFoundError, StoreUnavailable, WorkerStopping
 
 PAGE = 500
@@ -25,6 +29,8 @@ PAGE = 500
 BACKLOG_LIMIT = 2_000
 """Most runs started but not begun: the server and the workers see a stream, not a flood."""
 BACKLOG_SECONDS = 0.2
+TIME_PASSED = "time-passed"
+"""Why a user is refused whose time of the day had come before the audience was evaluated, with `if_passed: skip`."""
 GATE_SECONDS = 0.5
 """How often a paused enrolment looks whether it may go on."""
 
@@ -43,6 +49,9 @@ class EnrolmentActivities:
     @as_failures
     async def evaluate_audience(self, request: EnrolmentRequest) -> Audience:
         """Evaluate an entry's audience, and keep who is in it under the enrolment's id.
+
+        At an occurrence of a schedule under `reentry: never`, the audience is whoever has joined since: those who
+        entered before are left out of it.
 
         Args:
             request: Which entry of which version, and the instant.
@@ -63,16 +72,17 @@ class EnrolmentActivities:
         if not isinstance(entry, AudienceEntry):
             raise NotFoundError(f"{request.entry!r} is no audience entry of {request.journey!r}")
         await asyncio.to_thread(stores.tables.require, "users")
-        found = await asyncio.to_thread(
-            stores.segments.evaluate,
-            entry.audience,
-            request.now,
-            zone=saved.document.timezone,
-        )
-        await asyncio.to_thread(self._keep, request.enrolment, found.users)
-        audience = Audience(
-            enrolment=request.enrolment, users=found.users.height, as_of=found.as_of, tables=found.tables
-        )
+        as_of, home = request.now, saved.document.timezone or stores.segments.zone
+        if request.schedule is not None and request.day is not None:
+            as_of = evaluated_as_of(request.schedule, request.day, home, request.now)
+        found = await asyncio.to_thread(stores.segments.evaluate, entry.audience, as_of, zone=home)
+        users = found.users
+        if request.schedule is not None and saved.document.reentry == "never":
+            # Else all who entered before would be refused, and written down so, at every occurrence anew.
+            before = await asyncio.to_thread(stores.ledger.entered_ever, request.journey)
+            users = users.join(pl.DataFrame({"user_id": before}, schema=users.schema), on="user_id", how="anti")
+        await asyncio.to_thread(self._keep, request.enrolment, users)
+        audience = Audience(enrolment=request.enrolment, users=users.height, as_of=found.as_of, tables=found.tables)
         return await stores.ledger.open_enrolment(
             request.enrolment, request.journey, request.version, request.entry, audience
         )
@@ -129,7 +139,8 @@ class EnrolmentActivities:
                     way = Way(saved, life.version, request.entry)
                     document = saved.document
                     arrival = replace(arrival, version=life.version, reentry=document.reentry, cap=document.entry_cap)
-                admissions = await stores.ledger.admit(arrival, page)
+                later, never = await asyncio.to_thread(self._times, request, saved.document, page)
+                admissions = await stores.ledger.admit(replace(arrival, enters_at=later, refused=never), page)
                 entering = [admission for admission in admissions if not admission.refused]
                 starting = (starter.start(client, way, one) for one in entering if not one.started)
                 for result in await asyncio.gather(*starting, return_exceptions=True):
@@ -139,6 +150,9 @@ class EnrolmentActivities:
                 await stores.ledger.page_done(request.enrolment, [admission.passage for admission in entering], cursor)
         finally:
             beating.cancel()
+        if request.schedule is not None:
+            # Each occurrence has one; nobody reads it again.
+            await asyncio.to_thread(self._snapshot(request.enrolment).unlink, missing_ok=True)
         entered, refused = await asyncio.to_thread(stores.ledger.enrolled, request.enrolment)
         return Enrolled(audience=audience.users, entered=entered, refused=refused)
 
@@ -157,6 +171,32 @@ class EnrolmentActivities:
             await asyncio.sleep(GATE_SECONDS)
         return life
 
+    def _times(
+        self, request: EnrolmentRequest, document: JourneyDocument, page: list[str]
+    ) -> tuple[dict[str, datetime], dict[str, str]]:
+        """Tell when users come in whose entry has a time of day, and refuse those for whom it has passed.
+
+        Returns:
+            The instants, UTC, of those who come in later; the reasons of those who do not.
+        """
+        schedule, day = request.schedule, request.day
+        if schedule is None or day is None or schedule.time is None:
+            return {}, {}
+        home = document.timezone or self._stores.segments.zone
+        if schedule.timezone == "user":
+            profiles = self._stores.profiles.read(page, None, home, request.now)
+            zones = {user: zone_of(profile, home) for user, profile in profiles.items()}
+        else:
+            zones = dict.fromkeys(page, schedule.timezone)
+        at = local_time(schedule.time)
+        # One answer for each zone: a page has few of them.
+        moments = {
+            zone: entry_moment(day, at, zone, request.now, schedule.if_passed) for zone in sorted(set(zones.values()))
+        }
+        found = {user: moments[zone] for user, zone in zones.items()}
+        later = {user: moment for user, moment in found.items() if moment is not None and moment > request.now}
+        return later, {user: TIME_PASSED for user, moment in found.items() if moment is None}
+
     def _snapshot(self, enrolment: str) -> Path:
         return self._stores.snapshots / f"{quote(enrolment, safe='')}.parquet"
 
@@ -174,6 +214,8 @@ class EnrolmentActivities:
     def _pages(self, enrolment: str, cursor: int, end: int) -> Iterator[list[str]]:
         """Read a snapshot from the cursor on, a page at a time, so that memory stays flat."""
         path = self._snapshot(enrolment)
+        if cursor >= end:
+            return
         if not path.exists():
             raise StoreUnavailable(
                 f"the audience of {enrolment!r} is missing: {str(path)!r}. Workers that enrol share one JOURNEYS_HOME"

@@ -10,13 +10,13 @@ from zoneinfo import ZoneInfo
 
 from temporalio.client import ScheduleCalendarSpec, ScheduleIntervalSpec, ScheduleRange, ScheduleSpec
 
-from workflows.calendar import DAY, EPOCH, MIDNIGHT, WEEKDAYS, Recurrence, at_local, is_due
+from workflows.calendar import DAY, EPOCH, FIRST_ZONE, MIDNIGHT, WEEKDAYS, at_local, local_time
+from workflows.recurrence import Recurrence, is_due
+from workflows.scalars import duration
+from workflows.triggers import LAST_YEAR, Schedule
 
 FORESIGHT_DAYS = 30 * 366
 """How far ahead changes of clocks are looked for."""
-
-LAST_YEAR = 2100
-"""Last year that the server's calendars know (`maxCalendarYear` in its scheduler)."""
 
 
 class Translation(NamedTuple):
@@ -77,6 +77,70 @@ def schedule_spec(rule: Recurrence, start: datetime, zone: str) -> Translation:
     # The server counts intervals from 1970, so one as long as the time since then comes once, and again past 2080.
     spec.intervals = [ScheduleIntervalSpec(every=moment - EPOCH) for moment in near]
     return Translation(spec, exact=not near and (bool(rule.dates) or rule.days in (1, 7)))
+
+
+def recurrence_of(schedule: Schedule) -> Recurrence:
+    """Read a schedule of a document as a recurrence.
+
+    Args:
+        schedule: Without faults.
+
+    Returns:
+        The recurrence: an interval, or days with a time.
+    """
+    return Recurrence(
+        every=None if schedule.every is None else duration(schedule.every),
+        weekdays=schedule.weekdays or (),
+        dates=tuple(date.fromisoformat(day) for day in schedule.dates or ()),
+        at=None if schedule.time is None else local_time(schedule.time),
+    )
+
+
+def counted_from(schedule: Schedule, started_at: datetime, home: str) -> tuple[datetime, str]:
+    """Give where the times of a schedule are counted from.
+
+    Args:
+        schedule: Without faults.
+        started_at: When its journey was started, or revised.
+        home: The journey's IANA zone.
+
+    Returns:
+        An instant: of an interval the start; of days the midnight before the first of them, which is the one that it
+        was where the schedule's clock is, in the users' zones where the journey is at home. And the zone in which the
+        days and times are counted: in the users' zones that where each day comes first.
+    """
+    if recurrence_of(schedule).interval is not None:
+        return started_at, home
+    place, zone = (home, FIRST_ZONE) if schedule.timezone == "user" else (schedule.timezone, schedule.timezone)
+    return at_local(started_at.astimezone(ZoneInfo(place)).date(), MIDNIGHT, zone), zone
+
+
+def makes_up(schedule: Schedule) -> bool:
+    """Whether a journey that starts makes up for a time of its first day that has passed.
+
+    On one clock for all, `if_passed: skip` leaves nobody to enter then.
+    """
+    return schedule.timezone == "user" or schedule.if_passed != "skip"
+
+
+def evaluated_as_of(schedule: Schedule, day: date, home: str, now: datetime) -> datetime:
+    """Give the instant as of which the audience of a day is evaluated, so that "today" is that day.
+
+    In the users' zones the first come to the day up to 26 hours before the last.
+
+    Args:
+        schedule: With a time of day.
+        day: The day, on each user's calendar.
+        home: The IANA zone in which the audience's calendar days are.
+        now: The instant of the evaluation.
+
+    Returns:
+        The day's time where the schedule's clock is, in the users' zones where the journey is at home; the present,
+        where that is later on the same day.
+    """
+    zone = home if schedule.timezone == "user" else schedule.timezone
+    planned = at_local(day, local_time(schedule.time or "00:00"), zone)
+    return now if now > planned and now.astimezone(ZoneInfo(zone)).date() == day else planned
 
 
 def _interval(every: timedelta, begin: datetime) -> ScheduleIntervalSpec:

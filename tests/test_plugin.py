@@ -17,7 +17,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from tests.house import House
 from workers.plugin import WORKFLOWS, JourneysPlugin, activities_of
 from workers.serving import QUEUES
-from workflows import events, life, passage, upkeep
+from workflows import enrolment, events, life, passage, upkeep
 from workflows.contracts import JOURNEYS_QUEUE, PUSH_QUEUE, USERS_QUEUE, UserJourneyInput, user_workflow_id
 from workflows.journey import Journey
 from workflows.user_journey import UserJourney
@@ -31,7 +31,7 @@ def signatures() -> dict[str, Callable[..., Any]]:
     """Find every activity that `workflows/` declares, by name."""
     found = [
         value
-        for module in (events, life, passage, upkeep)
+        for module in (enrolment, events, life, passage, upkeep)
         for value in vars(module).values()
         if inspect.isfunction(value)
         and value.__module__ == module.__name__

@@ -14,7 +14,8 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from workflows.calendar import FIRST_ZONE, Recurrence, is_due, occurrences
+from workflows.calendar import FIRST_ZONE
+from workflows.recurrence import Recurrence, is_due, occurrences
 
 with workflow.unsafe.imports_passed_through():
     from activities.scheduling import schedule_spec

@@ -14,9 +14,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from itertools import count
 from typing import Literal
 from zoneinfo import ZoneInfo
 
@@ -31,8 +29,6 @@ LAST_ZONE = "Etc/GMT+12"
 MIDNIGHT = time()
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)
-SHORTEST = timedelta(minutes=1)
-"""Shortest interval of a recurrence."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -76,7 +72,7 @@ def zone_or(name: object, fallback: str) -> str:
     """
     if isinstance(name, str):
         try:
-            return _place(name).key
+            return place_of(name).key
         except ValueError:
             pass
     return fallback
@@ -115,13 +111,13 @@ def next_time(after: datetime, at: time, zone: str, *, weekdays: Collection[str]
     Raises:
         ValueError: A weekday or zone that is none, an instant without a zone, or the calendar ends before.
     """
-    _check_weekdays(weekdays)
-    today = _aware(after).astimezone(_place(zone)).date()
+    check_weekdays(weekdays)
+    today = aware(after).astimezone(place_of(zone)).date()
     # From the day before: a gap over midnight moves a time into the next day.
-    for day in _days(today, -1):
+    for day in days_from(today, -1):
         if weekdays and WEEKDAYS[day.weekday()] not in weekdays:
             continue
-        moment = _coming(day, at, zone)
+        moment = coming(day, at, zone)
         if moment is not None and (moment > after or (moment == after and not strict)):
             return moment
     raise ValueError(f"{at} never comes after {after.isoformat()}: the calendar ends")
@@ -147,7 +143,7 @@ def end_of_silence(now: datetime, begin: time, end: time, zone: str) -> datetime
     """
     if begin == end:
         raise ValueError(f"silent hours from {begin} to {end} would never end: give them two different times")
-    until = _aware(now)
+    until = aware(now)
     # Where the end comes twice, the next silence may have begun.
     while (later := _end_of_one(until, begin, end, zone)) is not None:
         until = later
@@ -156,7 +152,7 @@ def end_of_silence(now: datetime, begin: time, end: time, zone: str) -> datetime
 
 def _end_of_one(moment: datetime, begin: time, end: time, zone: str) -> datetime | None:
     """The end of the one stretch of silence around the moment."""
-    today = moment.astimezone(_place(zone)).date()
+    today = moment.astimezone(place_of(zone)).date()
     for day in (today - DAY, today, today + DAY):
         closes = _instant(day + DAY if end <= begin else day, end, zone, fold=1)
         if at_local(day, begin, zone) <= moment < closes:
@@ -181,7 +177,7 @@ def shifted_day(value: date | datetime, days: int, at: time | None, zone: str) -
     """
     fold = 0
     if isinstance(value, datetime):
-        local = _aware(value).astimezone(_place(zone))
+        local = aware(value).astimezone(place_of(zone))
         value = local.date()
         if at is None:
             # Zero days after an instant is that instant, in an hour that comes twice too.
@@ -207,7 +203,7 @@ def read_moment(value: object, zone: str) -> date | datetime | None:
     Raises:
         ValueError: There is no such zone.
     """
-    place = _place(zone)
+    place = place_of(zone)
     if isinstance(value, str):
         value = _written(value.strip())
     try:
@@ -233,142 +229,6 @@ def _written(text: str) -> date | datetime | None:
     except ValueError:
         pass
     return None
-
-
-@dataclass(frozen=True)
-class Recurrence:
-    """When something happens again and again: every so often, on weekdays, or on dates.
-
-    Raises:
-        ValueError: It says nothing, too much, or names an interval under a minute or a weekday that is none.
-    """
-
-    every: timedelta | None = None
-    """An interval, or with whole days a number of calendar days. None: on `weekdays` of each week, or on `dates`."""
-    weekdays: tuple[str, ...] = ()
-    """The weekdays on which it counts; all when empty. Of `every` N weeks, those in each Nth seven days from the
-    start's day."""
-    dates: tuple[date, ...] = ()
-    """The days on which it happens, and no other."""
-    at: time | None = None
-    """The time of day. None: midnight of a date, else the start's time of day."""
-
-    def __post_init__(self) -> None:
-        _check_weekdays(self.weekdays)
-        if self.dates and (self.every is not None or self.weekdays):
-            raise ValueError("dates exclude `every` and weekdays: they say each day themselves")
-        if not (self.dates or self.weekdays or self.every is not None):
-            raise ValueError("a recurrence needs `every`, weekdays or dates")
-        if self.every is not None and self.every < SHORTEST:
-            raise ValueError(f"every {self.every} is too often: a minute is the shortest interval")
-        if self.every is not None and self.every % SECOND:
-            raise ValueError(f"every {self.every} is no whole number of seconds")
-        if self.interval is not None and self.at is not None:
-            raise ValueError(f"every {self.every} excludes a time of day, here {self.at}: it needs whole days")
-
-    @property
-    def interval(self) -> timedelta | None:
-        """The exact time between two, when it is not counted in calendar days."""
-        return self.every if self.every is not None and self.every % DAY else None
-
-    @property
-    def days(self) -> int:
-        """After how many calendar days it comes round; 1 for weekdays alone."""
-        return 1 if self.every is None else self.every // DAY
-
-    def falls_on(self, day: date, first: date) -> bool:
-        """Whether a day is one of its days.
-
-        Args:
-            day: The day asked about.
-            first: The day on which it starts.
-
-        Returns:
-            Whether it happens on that day, at whatever time. Of an interval, only whether the weekday counts.
-        """
-        if self.dates:
-            return day in self.dates
-        if self.weekdays and WEEKDAYS[day.weekday()] not in self.weekdays:
-            return False
-        if self.interval is not None:
-            return True
-        gone = (day - first).days
-        if self.weekdays and self.days % 7 == 0:
-            return gone // 7 % (self.days // 7) == 0
-        return gone % self.days == 0
-
-    def begin(self, start: datetime, zone: str) -> tuple[datetime, date, time]:
-        """Give where counting begins.
-
-        Args:
-            start: An instant, with a zone.
-            zone: An IANA zone.
-
-        Returns:
-            The start as the next whole second in UTC, since schedules count in seconds; its day in the zone; the time
-            of day at which it happens.
-
-        Raises:
-            ValueError: An instant without a zone, or no such zone.
-        """
-        whole = _aware(start).astimezone(UTC).replace(microsecond=0)
-        whole += SECOND if whole < start else timedelta(0)
-        local = whole.astimezone(_place(zone))
-        return whole, local.date(), self.at or (MIDNIGHT if self.dates else local.time())
-
-
-def occurrences(rule: Recurrence, start: datetime, zone: str) -> Iterator[datetime]:
-    """Give the instants of a recurrence.
-
-    Args:
-        rule: The recurrence.
-        start: From when on, included when it is one of them: an instant, with a zone. An interval begins here,
-            calendar days are counted from its day in the zone.
-        zone: The IANA zone of days and times of day.
-
-    Yields:
-        Instants in UTC, each after the one before; without end, but for dates.
-
-    Raises:
-        ValueError: An instant without a zone, or no such zone.
-    """
-    start, first, at = rule.begin(start, zone)
-    if rule.interval is not None:
-        for number in count():
-            moment = start + number * rule.interval
-            if rule.falls_on(moment.astimezone(_place(zone)).date(), first):
-                yield moment
-    last = start - SECOND
-    for day in sorted(rule.dates) or _days(first):
-        found = _coming(day, at, zone) if rule.falls_on(day, first) else None
-        if found is not None and found > last:
-            yield found
-            last = found
-
-
-def is_due(rule: Recurrence, start: datetime, zone: str, moment: datetime) -> bool:
-    """Whether an instant is one that `occurrences` gives, without counting up to it.
-
-    Args:
-        rule: The recurrence.
-        start: As for `occurrences`.
-        zone: As for `occurrences`.
-        moment: The instant asked about, with a zone.
-
-    Returns:
-        Whether it is.
-
-    Raises:
-        ValueError: An instant without a zone, or no such zone.
-    """
-    start, first, at = rule.begin(start, zone)
-    today = _aware(moment).astimezone(_place(zone)).date()
-    if moment < start:
-        return False
-    if rule.interval is not None:
-        return not (moment - start) % rule.interval and rule.falls_on(today, first)
-    # A gap over midnight moves a time into the next day.
-    return any(rule.falls_on(day, first) and _coming(day, at, zone) == moment for day in (today - DAY, today))
 
 
 def first_zone_instant(day: date, at: time) -> datetime:
@@ -422,15 +282,19 @@ def entry_moment(
         ValueError: An instant without a zone, or no such zone.
     """
     moment = at_local(day, at, zone)
-    if moment >= _aware(now):
+    if moment >= aware(now):
         return moment
     if if_passed == "skip":
         return None
     return now.astimezone(UTC) if if_passed == "now" else next_time(now, at, zone)
 
 
-def _place(name: str) -> ZoneInfo:
-    """The zone of a name."""
+def place_of(name: str) -> ZoneInfo:
+    """Give the zone of a name.
+
+    Raises:
+        ValueError: There is no such zone.
+    """
     try:
         if name not in _NOT_PLACES:
             return ZoneInfo(name)
@@ -440,27 +304,36 @@ def _place(name: str) -> ZoneInfo:
     raise ValueError(f"{name!r} is no IANA time zone: write one such as `Europe/Paris` or `UTC`")
 
 
-def _aware(moment: datetime) -> datetime:
-    """The instant, when it is one."""
+def aware(moment: datetime) -> datetime:
+    """Give an instant back.
+
+    Raises:
+        ValueError: It has no zone, so it is no instant.
+    """
     if moment.tzinfo is None:
         raise ValueError(f"{moment.isoformat()} has no zone, so it is no instant: give it one, such as UTC")
     return moment
 
 
-def _check_weekdays(names: Collection[str]) -> None:
+def check_weekdays(names: Collection[str]) -> None:
+    """Refuse what is no weekday.
+
+    Raises:
+        ValueError: A name is none.
+    """
     for name in names:
         if name not in WEEKDAYS:
             raise ValueError(f"{name!r} is no weekday: write {', '.join(f'`{day}`' for day in WEEKDAYS)}")
 
 
-def _days(first: date, shift: int = 0) -> Iterator[date]:
-    """The days of the calendar from one on."""
+def days_from(first: date, shift: int = 0) -> Iterator[date]:
+    """Give the days of the calendar from one on, or from some days after it."""
     return map(date.fromordinal, range(first.toordinal() + shift, date.max.toordinal()))
 
 
 def _instant(day: date, at: time, zone: str, *, fold: int) -> datetime:
     """The instant of a time on a day's clock; of two, the one that `fold` says."""
-    place = _place(zone)
+    place = place_of(zone)
     wall = datetime.combine(day, at.replace(tzinfo=None, fold=fold), place)
     try:
         moment = wall.astimezone(UTC)
@@ -480,10 +353,10 @@ def _clock(moment: datetime, place: ZoneInfo) -> datetime:
     return moment.astimezone(place).replace(tzinfo=None)
 
 
-def _coming(day: date, at: time, zone: str) -> datetime | None:
-    """The instant of a time on a day's clock; None when the zone skipped that whole day."""
+def coming(day: date, at: time, zone: str) -> datetime | None:
+    """Give the instant of a time on a day's clock; None when the zone skipped that whole day."""
     moment = at_local(day, at, zone)
-    place = _place(zone)
+    place = place_of(zone)
     if moment.astimezone(place).date() != day and at_local(day, MIDNIGHT, zone).astimezone(place).date() != day:
         return None
     return moment

@@ -13,7 +13,6 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 from workflows.contracts import (
     JOURNEY_VERSION,
-    USERS_QUEUE,
     EnrolmentRequest,
     EnterReport,
     EnterRequest,
@@ -34,9 +33,7 @@ from workflows.contracts import (
     TakeOutRequest,
     close_journey,
     count,
-    enrol,
     enter,
-    evaluate_audience,
     finish_journey,
     open_journey,
     pause_journey,
@@ -46,20 +43,12 @@ from workflows.contracts import (
     take_out,
     wait_until_empty,
 )
+from workflows.enrolment import HEARTBEAT, LONGEST, PATIENCE, QUICK, admit, evaluate
 
-QUICK = timedelta(minutes=1)
-"""Longest one attempt may take of what reads or writes a few records."""
-EVALUATION = timedelta(hours=1)
-"""Longest one evaluation of an audience may take."""
-ENROLMENT = timedelta(days=7)
-"""Longest one enrolment may run; its heartbeats tell sooner when the worker is gone."""
-HEARTBEAT = timedelta(seconds=20)
-"""A worker silent for longer than this is taken for dead, and the work goes to another."""
 KNOWN_EVERYWHERE = timedelta(seconds=3)
 """How long after a pause is committed every worker knows of it, or has stopped trusting what it knows."""
 LAST_ZONE = timedelta(hours=27)
 """How long after an instant the last of all zones has come to the same time of the same day, and a little."""
-PATIENCE = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
 POLLING = RetryPolicy(
     initial_interval=timedelta(seconds=1), backoff_coefficient=1.5, maximum_interval=timedelta(seconds=30)
 )
@@ -125,6 +114,10 @@ class Journey:
             retry_policy=PATIENCE,
             summary="Write down that it is finished",
         )
+        async with self._turn:
+            self._finishing = True
+            if self._require_opened().scheduled_entries:
+                await self._schedule()
         self._tell("finished")
         await workflow.wait_condition(workflow.all_handlers_finished)
         return self._stats
@@ -143,7 +136,8 @@ class Journey:
         if not self._entering:
             self._audience = 0
         if opened.scheduled_entries:
-            await self._schedule()
+            async with self._turn:
+                await self._schedule(opening=True)
 
     async def _watch(self) -> Stats | None:
         """Wait until nobody is inside and nobody can enter any more.
@@ -206,29 +200,13 @@ class Journey:
         users = 0
         for request in requests:
             self._tell(f"evaluating the audience of {request.entry!r}")
-            audience = await workflow.execute_activity(
-                evaluate_audience,
-                request,
-                task_queue=USERS_QUEUE,
-                start_to_close_timeout=EVALUATION,
-                retry_policy=PATIENCE,
-                summary=f"Evaluate the audience of {request.entry}",
-            )
-            users += audience.users
+            users += (await evaluate(request)).users
         self._audience = users
         for request in requests:
             self._tell(f"enrolling the audience of {request.entry!r}")
-            await workflow.execute_activity(
-                enrol,
-                request,
-                task_queue=USERS_QUEUE,
-                start_to_close_timeout=ENROLMENT,
-                heartbeat_timeout=HEARTBEAT,
-                retry_policy=PATIENCE,
-                summary=f"Enrol the users of {request.entry}",
-            )
+            await admit(request)
 
-    async def _schedule(self) -> None:
+    async def _schedule(self, *, opening: bool = False) -> None:
         """Have the schedules of the entries be as the journey's life demands."""
         opened = self._require_opened()
         await workflow.execute_activity(
@@ -237,8 +215,10 @@ class Journey:
                 journey=opened.journey,
                 version=opened.version,
                 digest=opened.digest,
+                launch=self._launch,
                 entries=[] if self._finishing else opened.scheduled_entries,
                 paused=self._paused,
+                opening=opening,
                 started_at=workflow.now(),
             ),
             start_to_close_timeout=QUICK,
@@ -282,7 +262,7 @@ class Journey:
         return await workflow.execute_activity(
             work,
             request,
-            start_to_close_timeout=ENROLMENT,
+            start_to_close_timeout=LONGEST,
             heartbeat_timeout=HEARTBEAT,
             retry_policy=PATIENCE,
             summary=summary,

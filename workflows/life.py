@@ -5,11 +5,12 @@ The signatures have no body: `activities/` implements the same names.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Literal
 
 from temporalio import activity
 
+from workflows.triggers import Schedule
 from workflows.wire import Due, Given, Inside, State, Versions, Wire
 
 
@@ -72,6 +73,10 @@ class EnrolmentRequest(Wire):
     digest: str
     entry: str
     now: datetime
+    schedule: Schedule | None = None
+    """The entry's schedule, where that is why the audience enters now."""
+    day: date | None = None
+    """The day at whose `schedule.time` users enter, each on the clock that the schedule names; null: at once."""
 
 
 class Audience(Wire):
@@ -89,6 +94,9 @@ class Enrolled(Wire):
     audience: int
     entered: int
     refused: int
+    skipped: str = ""
+    """Why no audience was evaluated: the journey is `paused` or `finished`, has `no-entry` of that name any more, or
+    nothing is due at the time, `not-due`."""
 
 
 class JourneyRequest(Wire):
@@ -108,11 +116,15 @@ class ScheduleRequest(Wire):
     journey: str
     version: int
     digest: str
+    launch: str = ""
+    """Names this start of the journey."""
     entries: list[str]
     """The entries that have a schedule; none: all schedules of the journey are taken away."""
     paused: bool = False
+    opening: bool = False
+    """Whether the journey starts: then what its first day has had due is caught up with."""
     started_at: datetime
-    """When the journey was started, UTC: periods count from here."""
+    """The instant, UTC: periods of schedules that are new count from here."""
 
 
 class ResumeRequest(Given):

@@ -21,6 +21,9 @@ Weekday: TypeAlias = Literal["monday", "tuesday", "wednesday", "thursday", "frid
 SHORTEST_PERIOD = "1m"
 """Shortest time between two evaluations of a recurring audience."""
 
+LAST_YEAR = 2100
+"""Last year that the calendars of Temporal's Schedules know (`maxCalendarYear` in the server's scheduler)."""
+
 _LOCAL_TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d)?", re.ASCII)
 
 
@@ -94,6 +97,10 @@ class Schedule(Document):
             self.every is None or duration(self.every) % duration("1w") != duration("0s")
         ):
             raise refusal("schedule", "`weekdays` go with `every` of whole weeks, such as `every: 1w`")
+        if self.dates and max(self.dates) > f"{LAST_YEAR}-12-31":
+            raise refusal(
+                "schedule", f"{max(self.dates)!r} is too far: {LAST_YEAR} is the last year that Temporal knows"
+            )
         return self
 
 

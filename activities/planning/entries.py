@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 
 import polars as pl
 
+from activities.enrolment import TIME_PASSED
 from activities.planning.flow import NO_ONE, Flow
 from activities.planning.plan import PlannedEntry
 from activities.planning.reading import INSTANT, Reading
 from activities.records.admissions import cap_reason, refusal_reason
-from workflows.calendar import Recurrence, entry_moment, first_zone_instant, local_time, occurrences
+from activities.scheduling import counted_from, evaluated_as_of, makes_up, recurrence_of
+from workflows.calendar import entry_moment, local_time
 from workflows.documents import ApiEntry, AudienceEntry, Entry, Schedule, TriggerEntry
-from workflows.scalars import duration
-
-TIME_PASSED = "time-passed"
-LAST_ZONE = "Etc/GMT+12"
-"""UTC-12, where each day comes last."""
+from workflows.recurrence import due_day, occurrences
 
 
 class Entering:
@@ -55,17 +53,23 @@ class Entering:
 
     def _audience(self, entry: AudienceEntry) -> tuple[PlannedEntry, Flow]:
         reading, schedule = self._reading, entry.schedule
-        at = reading.now if schedule is None else self._next(schedule)
-        if at is None:
-            return PlannedEntry(audience=0, unknown="its dates are over"), Flow()
-        members = reading.members(entry.audience, at)
+        at, as_of, day = reading.now, reading.now, None
+        if schedule is not None:
+            found = self._next(schedule)
+            if found is None:
+                return PlannedEntry(audience=0, unknown="its dates are over"), Flow()
+            at, day = found
+            as_of = at if day is None else evaluated_as_of(schedule, day, reading.zone, at)
+        members = reading.members(entry.audience, as_of)
+        if schedule is not None and reading.document.reentry == "never":
+            members = members.filter(~pl.col("user_id").is_in(list(self._earlier)))
         self.audience += members.height
         again = members.join(self.entered, on="user_id", how="semi")
         self.refused["already-inside"] += again.height
         users = self._admitted(members.join(again, on="user_id", how="anti"), at)
         rows = users.with_columns(at=pl.lit(at).cast(INSTANT))
-        if schedule is not None and schedule.timezone == "user" and schedule.time is not None:
-            rows = self._on_own_clock(schedule, rows)
+        if schedule is not None and day is not None:
+            rows = self._on_own_clock(schedule, day, rows)
         self.entered = pl.concat([self.entered, rows.select("user_id")])
         later = bool(at > reading.now or rows.filter(pl.col("at") > at).height)
         unknown = None
@@ -91,36 +95,22 @@ class Entering:
                 kept.append(user)
         return pl.DataFrame({"user_id": kept}, schema={"user_id": pl.String})
 
-    def _next(self, schedule: Schedule) -> datetime | None:
-        """Give the next moment at which an audience is evaluated, UTC; on users' own clocks the first of them."""
-        zone = schedule.timezone if schedule.timezone != "user" else self._reading.zone
-        at = local_time(schedule.time) if schedule.time is not None else None
-        if schedule.timezone == "user" and at is not None:
-            last = next(iter(occurrences(_rule(schedule), self._reading.now, LAST_ZONE)), None)
-            if last is None:
-                return None
-            day = (last - timedelta(hours=12)).date()
-            return max(self._reading.now, first_zone_instant(day, at))
-        return next(iter(occurrences(_rule(schedule), self._reading.now, zone)), None)
+    def _next(self, schedule: Schedule) -> tuple[datetime, date | None] | None:
+        """Give when an audience is evaluated first, UTC, and the day of its occurrence; null when no date is left."""
+        rule, now = recurrence_of(schedule), self._reading.now
+        start, zone = counted_from(schedule, now, self._reading.zone)
+        for moment in occurrences(rule, start, zone):
+            if moment >= now or makes_up(schedule):
+                return max(moment, now), None if rule.interval else due_day(rule, start, zone, moment)
+        return None
 
-    def _on_own_clock(self, schedule: Schedule, users: pl.DataFrame) -> pl.DataFrame:
-        """Let each user come in when his own clock shows the time."""
-        assert schedule.time is not None  # noqa: S101 - asked before
-        at = local_time(schedule.time)
-        last = next(iter(occurrences(_rule(schedule), self._reading.now, LAST_ZONE)))
-        day = (last - timedelta(hours=12)).date()
-        rows = self._reading.zones(users)
+    def _on_own_clock(self, schedule: Schedule, day: date, users: pl.DataFrame) -> pl.DataFrame:
+        """Let each user come in when his own clock, or the schedule's, shows the time."""
+        at = local_time(schedule.time or "00:00")
+        zoned = schedule.timezone == "user"
+        rows = self._reading.zones(users) if zoned else users.with_columns(zone=pl.lit(schedule.timezone))
         cases = rows.select("at", "zone").unique()
         moments = [entry_moment(day, at, zone, now, schedule.if_passed) for now, zone in cases.iter_rows()]
         found = rows.join(cases.with_columns(enters=pl.Series(moments, dtype=INSTANT)), on=["at", "zone"], how="left")
         self.refused[TIME_PASSED] += found.get_column("enters").null_count()
         return found.drop_nulls("enters").select("user_id", at="enters")
-
-
-def _rule(schedule: Schedule) -> Recurrence:
-    return Recurrence(
-        every=duration(schedule.every) if schedule.every is not None else None,
-        weekdays=tuple(schedule.weekdays or ()),
-        dates=tuple(date.fromisoformat(day) for day in schedule.dates or ()),
-        at=local_time(schedule.time) if schedule.time is not None else None,
-    )

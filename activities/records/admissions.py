@@ -67,6 +67,7 @@ class Arrival:
         key: The key of keyed runs.
         cap: The journey's cap on entries, whatever the key; None for none.
         enters_at: When users come in, UTC, for those for whom that is after `at`.
+        refused: Why users are refused before the re-entry rule is asked.
         properties: The values of the event by which they enter.
         event_id: That event.
         while_running: Whether the journey has to run at the very moment of the admission: else it may be closed, empty,
@@ -82,6 +83,7 @@ class Arrival:
     key: str = ""
     cap: AtMost | None = None
     enters_at: Mapping[str, datetime] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
     properties: Mapping[str, Any] | None = None
     event_id: str | None = None
     while_running: bool = False
@@ -166,6 +168,7 @@ class Admissions:
                 refused_before.get(_kept(user))
                 or ("" if runs else "not-running")
                 or self._refusal_of_id(arrival, user)
+                or arrival.refused.get(user)
                 or refusal_reason(arrival.reentry, passed, arrival.at)
                 or cap_reason(arrival.cap, [row.entered_at for row in rows], arrival.at)
             )
@@ -370,6 +373,11 @@ class Admissions:
         for user, entered_at, closed_at in self.database.read(lambda connection: connection.execute(query).all()):
             found.setdefault(user, []).append((entered_at, closed_at))
         return found
+
+    def entered_ever(self, journey: str) -> list[str]:
+        """List the users who ever entered a journey, in any version, each once."""
+        query = select(passages.c.user_id).where(passages.c.journey == journey).distinct()
+        return list(self.database.read(lambda connection: connection.execute(query).scalars().all()))
 
     def open_passages(self, journey: str, users: list[str]) -> dict[tuple[str, str], str]:
         """Give the open passages of some users whose runs were started: (user, key) to passage."""
