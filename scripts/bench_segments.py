@@ -18,7 +18,6 @@ import importlib.util
 import json
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,6 +34,7 @@ from pydantic import TypeAdapter
 from activities.documents.yaml_text import parse_yaml
 from activities.segments.compiler import Built, Imported, Snapshot, select_users
 from activities.segments.memberships import Ids, Memberships
+from scripts.bench_imports import in_processes, make_files
 from workers.opening import open_stores
 from workers.settings import Settings
 from workflows.conditions import Condition, FileRef, SegmentRef
@@ -377,46 +377,19 @@ def measure_splits(data: Data, rounds: int) -> dict[str, float]:
     }
 
 
-_IMPORT = """
-import resource, sys, time
-from datetime import UTC, datetime
-from pathlib import Path
-import polars as pl
-from activities.tables.delta import Tables
-from activities.tables.imports import import_table
-what, file, folder = sys.argv[1:]
-empty = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-begun = time.perf_counter()
-if what == "import":
-    report = import_table(Tables(Path(folder)), "users", Path(file), now=datetime.now(UTC))
-    assert report.rejected == 0, report
-elif what == "polars":
-    pl.read_csv(file)
-taken = time.perf_counter() - begun
-print(taken, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - empty) / 1024)
-"""
-
-
-def measure_import(data: Data, megabytes: int) -> dict[str, float]:
-    """Measure the import of a CSV file: time and memory, each in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "users.csv"
-        users = pl.scan_parquet(data.users).collect()
-        users.write_csv(file, datetime_format="%Y-%m-%dT%H:%M:%S%.6fZ")
-        rows = int(users.height * megabytes * 1e6 / file.stat().st_size)
-        users.head(rows).write_csv(file, datetime_format="%Y-%m-%dT%H:%M:%S%.6fZ")
-        found: dict[str, list[float]] = {}
-        for what in ("polars", "import"):
-            command = [sys.executable, "-c", _IMPORT, what, str(file), str(Path(folder) / "tables")]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own text
-            found[what] = [float(number) for number in done.stdout.split()]
-        return {
-            "file_megabytes": file.stat().st_size / 1e6,
-            "import_seconds": found["import"][0],
-            "polars_read_seconds": found["polars"][0],
-            "times_polars": found["import"][0] / found["polars"][0],
-            "peak_megabytes_above_empty": found["import"][1],
-        }
+def measure_import() -> dict[str, float]:
+    """Measure the import of a list of ids of 100 MB beside polars' reading of it, each in processes of its own."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        make_files(folder)
+        read, imported = (in_processes(name, folder) for name in ("read_ids", "import_ids"))
+    return {
+        "rows": read["answer"],
+        "import_seconds": imported["seconds"],
+        "polars_read_seconds": read["seconds"],
+        "times_polars": imported["seconds"] / read["seconds"],
+        "peak_megabytes_above_empty": imported["megabytes"],
+    }
 
 
 def print_results(results: dict[str, Any]) -> None:
@@ -460,7 +433,7 @@ def main() -> None:
         if given.only in (None, "splits"):
             results["splits"] = measure_splits(data, given.rounds)
         if given.only in (None, "import"):
-            results["import"] = measure_import(data, 100)
+            results["import"] = measure_import()
     print_results(results)
     if given.json:
         print(json.dumps(results))

@@ -14,7 +14,8 @@ from typing import Any
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
-from activities.tables.delta import KEPT_FOR, Tables, layout_of
+from activities.tables.delta import KEPT_FOR, Tables
+from activities.tables.parquet import layout_of
 from activities.tables.schema import TableName
 from activities.tables.stored import reaching
 from workflows.upkeep import TidiedTable
