@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from datetime import datetime
 from functools import cache
 from typing import Literal
@@ -10,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 
-from activities.records.pseudonyms import Pseudonyms
+from activities.records.catalogue import SavedJourney
 from activities.records.reports import Passed, passed
 from activities.stores import Stores
 from workflows.contracts import (
@@ -18,10 +19,9 @@ from workflows.contracts import (
     JOURNEY_ID,
     JOURNEY_USER_ID,
     JOURNEY_VERSION,
-    journey_workflow_id,
     user_of_workflow,
+    user_workflow_id,
 )
-from workflows.documents import JourneyDocument, ways_out
 from workflows.errors import NotFoundError, RefusedError
 
 PAGE = 500
@@ -67,17 +67,16 @@ class RunList(BaseModel):
 
 
 def runs_query(
-    ids: Pseudonyms, *, journey: str = "", version: int = 0, user_id: str = "", element: str = "", failed: bool = False
+    *, journey: str = "", version: int = 0, names: Collection[str] = (), element: str = "", failed: bool = False
 ) -> str:
     """Write the query of Temporal's visibility that finds runs.
 
     A run that a plain client started may lack our search attributes: its workflow id tells journey and user too.
 
     Args:
-        ids: Names users towards Temporal.
         journey: Only of this journey.
         version: Only of this version of it.
-        user_id: Only of this user.
+        names: Only of the user whom Temporal knows by one of these: the pseudonym, the id.
         element: Only those that wait at this element.
         failed: Only those that failed.
 
@@ -89,15 +88,16 @@ def runs_query(
     """
     terms = ["WorkflowType = 'UserJourney'"]
     if journey:
-        begin = _quoted(f"{journey_workflow_id(journey)}/user/")
+        begin = _quoted(user_workflow_id(journey, ""))
         terms.append(f"({JOURNEY_ID.name} = {_quoted(journey)} OR WorkflowId STARTS_WITH {begin})")
     if version:
         terms.append(f"{JOURNEY_VERSION.name} = {_quoted(str(version))}")
-    if user_id and journey:
-        own = ids.workflow_id(journey, user_id)
-        terms.append(f"(WorkflowId = {_quoted(own)} OR WorkflowId STARTS_WITH {_quoted(f'{own}/key/')})")
-    elif user_id:
-        terms.append(f"{JOURNEY_USER_ID.name} = {_quoted(ids.name(user_id))}")
+    if names and journey:
+        own = [user_workflow_id(journey, name) for name in names]
+        of_user = [f"WorkflowId = {_quoted(one)} OR WorkflowId STARTS_WITH {_quoted(f'{one}/key/')}" for one in own]
+        terms.append(f"({' OR '.join(of_user)})")
+    elif names:
+        terms.append(f"({' OR '.join(f'{JOURNEY_USER_ID.name} = {_quoted(name)}' for name in names)})")
     if element:
         terms.append(f"{JOURNEY_ELEMENT.name} = {_quoted(element)} AND ExecutionStatus = 'Running'")
     if failed:
@@ -155,7 +155,9 @@ async def list_runs(
             )
     elif version:
         raise RefusedError("a version is one of a journey: name the journey too", code="usage")
-    query = runs_query(stores.ids, journey=journey, version=version, user_id=user_id, element=element, failed=failed)
+    # A run that began before ids were hidden has the plain one.
+    names = list(dict.fromkeys((stores.ids.name(user_id), user_id))) if user_id else []
+    query = runs_query(journey=journey, version=version, names=names, element=element, failed=failed)
     total = (await client.count_workflows(query)).count
     listed: list[WorkflowExecution] = []
     if limit:
@@ -163,46 +165,27 @@ async def list_runs(
             listed.append(run)
     rows: list[Run] = []
     for start in range(0, len(listed), PAGE):
-        page = listed[start : start + PAGE]
-        passing = await asyncio.to_thread(_passing, stores, page)
-        passages = await asyncio.to_thread(passed, stores.ledger.database, set(passing))
-        rows += await asyncio.to_thread(_rows, stores, page, passing, passages)
+        rows += await asyncio.to_thread(_rows, stores, listed[start : start + PAGE])
     return RunList(total=total, runs=rows)
 
 
-def _passing(stores: Stores, page: list[WorkflowExecution]) -> list[tuple[str, str, str]]:
-    """Say of which journey, user and key each run is; a key that is hidden stays so. Blocking."""
-    named = [user_of_workflow(run.id) for run in page]
-    users = stores.ids.users({user for user, _ in named})
-    return [(_journey_of(run), users.get(user, user), key) for run, (user, key) in zip(page, named, strict=True)]
-
-
-def _journey_of(run: WorkflowExecution) -> str:
-    named = run.typed_search_attributes.get(JOURNEY_ID)
-    return named if named is not None else run.id.split("/")[1]
-
-
-def _rows(
-    stores: Stores,
-    page: list[WorkflowExecution],
-    passing: list[tuple[str, str, str]],
-    passages: dict[tuple[str, str, str], list[Passed]],
-) -> list[Run]:
+def _rows(stores: Stores, page: list[WorkflowExecution]) -> list[Run]:
     """Join runs with their passages. Blocking."""
 
     @cache
-    def document(journey: str, version: int) -> JourneyDocument:
-        found = stores.catalogue.find("journey", journey, version)
-        return stores.catalogue.journey(found.digest).document
+    def version_of(journey: str, version: int) -> SavedJourney:
+        return stores.catalogue.journey(stores.catalogue.find("journey", journey, version).digest)
 
+    users = stores.ids.users([user_of_workflow(run.id)[0] for run in page])
+    whose = [(_journey_of(run), users[user_of_workflow(run.id)[0]]) for run in page]
+    known = passed(stores.ledger.database, set(whose))
     rows: list[Run] = []
-    for run, who in zip(page, passing, strict=True):
-        own = _own(run, passages.get(who, []))
+    for run, (journey, user_id) in zip(page, whose, strict=True):
+        own = _own(stores, run, journey, user_id, known.get((journey, user_id), []))
         element, since = None, run.start_time
         if own is not None:
-            element = own.exit or _now_at(document(own.journey, own.version), own)
+            element = own.exit or own.whereabouts.element_in(version_of(journey, own.version))
             since = own.left_at or own.since
-        journey, user_id, _ = who
         rows.append(
             Run(
                 workflow_id=run.id,
@@ -218,17 +201,22 @@ def _rows(
     return rows
 
 
-def _own(run: WorkflowExecution, passages: list[Passed]) -> Passed | None:
-    """Give a run's passage: the newest that began before the run was over and ended after it began."""
+def _journey_of(run: WorkflowExecution) -> str:
+    named = run.typed_search_attributes.get(JOURNEY_ID)
+    return named if named is not None else run.id.split("/")[1]
+
+
+def _own(stores: Stores, run: WorkflowExecution, journey: str, user_id: str, passages: list[Passed]) -> Passed | None:
+    """Give a run's passage: the newest of its workflow id that began before the run was over and ended after it began.
+
+    A run that was refused has none.
+    """
     for one in passages:
-        began = run.close_time is None or one.entered_at <= run.close_time
-        if began and (one.left_at is None or one.left_at >= run.start_time):
-            return one
+        if run.id in (
+            stores.ids.workflow_id(journey, user_id, one.key),
+            user_workflow_id(journey, user_id, one.key),
+        ):
+            began = run.close_time is None or one.entered_at <= run.close_time
+            if began and (one.left_at is None or one.left_at >= run.start_time):
+                return one
     return None
-
-
-def _now_at(document: JourneyDocument, own: Passed) -> str:
-    """Follow the branch of the newest step to where it leads; the entry's, when there is none yet."""
-    if not own.element:
-        return document.entries[own.entry].next
-    return ways_out(document.elements[own.element]).get(own.branch, own.element)

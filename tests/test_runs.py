@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from temporalio.client import Client
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
 
 from activities.records.reports import explain
 from activities.runs import RunList, list_runs
-from tests.house import House
+from tests.house import SAMPLE_DOCUMENTS, House, open_house
 from workflows.contracts import (
     JOURNEY_ELEMENT,
     JOURNEY_ID,
@@ -101,3 +103,19 @@ async def test_runs_that_wait_at_an_element_are_one_query(house: House) -> None:
         with pytest.raises(RefusedError, match="cannot search"):
             await list_runs(client, house.stores, user_id=slashed)
         assert (await listed(client, house, 4)).total == 4
+
+
+async def test_hidden_users_are_listed_by_their_own_ids(tmp_path: Path, address: str, namespace: str) -> None:
+    """Where Temporal knows users by pseudonyms only, runs are asked for and listed by the users' own ids."""
+    with open_house(tmp_path / "home", address, namespace, id_key=SecretStr("k" * 16)) as house:
+        house.load("users", "user_id,first_name,plan,age\nu1,A,paid,30\nu4,D,paid,17\n")
+        house.save(SAMPLE_DOCUMENTS)
+        async with house.serving() as client:
+            report = await house.engine.start("hello", client=client)
+            await house.engine.result(report, client=client)
+            found = await listed(client, house, 2, journey="hello")
+            assert {(run.user_id, run.element) for run in found.runs} == {("u1", "done"), ("u4", "done")}
+            assert not any("u1" in run.workflow_id for run in found.runs)
+            for wanted in ({"user_id": "u4"}, {"user_id": "u4", "journey": "hello"}):
+                (run,) = (await listed(client, house, 1, **wanted)).runs
+                assert (run.user_id, run.workflow_id) == ("u4", house.stores.ids.workflow_id("hello", "u4"))

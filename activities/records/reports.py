@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, func, select
 
 from activities.records.database import Database
-from activities.records.rows import passages, pushes, refusals, steps
+from activities.records.rows import moves, passages, pushes, refusals, steps
+from activities.records.statistics import Whereabouts, whereabouts_of
 from workflows.contracts import Versions
 
 
@@ -237,79 +238,55 @@ class Passed:
     """One passage, as far as it went.
 
     Attributes:
-        journey: The journey.
-        version: Its version.
-        entry: The entry taken.
+        key: The key of keyed runs.
+        version: The version that it is in.
         entered_at: When, UTC.
-        element: The element visited last; empty when none was.
-        branch: The way taken there; empty when none was.
-        since: When that was decided; the entry's instant when nothing was.
+        whereabouts: Where it is, or was when it was closed outside an exit.
+        since: When the element before was done with, or when it moved here; when the run began, where nothing was.
         left_at: When the user left; null while inside.
         exit: The exit element; empty while inside, or when the user left elsewhere.
     """
 
-    journey: str
+    key: str
     version: int
-    entry: str
     entered_at: datetime
-    element: str
-    branch: str
+    whereabouts: Whereabouts
     since: datetime
     left_at: datetime | None
     exit: str
 
 
-def passed(database: Database, wanted: Collection[tuple[str, str, str]]) -> dict[tuple[str, str, str], list[Passed]]:
+def passed(database: Database, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], list[Passed]]:
     """Tell how far some users went.
 
     Args:
         database: Where the ledger is kept.
-        wanted: Journey, user and key of each; a page at most.
+        wanted: Journey and user of each; some hundreds at most.
 
     Returns:
-        For each of them that the ledger knows, the passages with their newest steps, newest first.
+        For each of them that the ledger knows, the passages of all keys, newest first.
 
     Raises:
         StoreUnavailable: The ledger cannot be read.
     """
-    of_users = (
-        passages.c.journey.in_({journey for journey, _, _ in wanted}),
-        passages.c.user_id.in_({user for _, user, _ in wanted}),
+    where = (
+        passages.c.journey.in_({journey for journey, _ in wanted}),
+        passages.c.user_id.in_({user for _, user in wanted}),
     )
-
-    def work(connection: Connection) -> dict[tuple[str, str, str], list[Passed]]:
-        newest = (
-            select(steps.c.passage, func.max(steps.c.step).label("step"))
-            .join(passages, passages.c.passage == steps.c.passage)
-            .where(*of_users)
-            .group_by(steps.c.passage)
-            .subquery()
+    columns, tables = whereabouts_of(*where)
+    at = func.coalesce(moves.c.at, steps.c.at, passages.c.begun_at, passages.c.entered_at).label("since")
+    query = select(passages, at, *columns[1:]).select_from(tables).where(*where).order_by(passages.c.entered_at.desc())
+    found: dict[tuple[str, str], list[Passed]] = {}
+    for row in database.read(lambda connection: connection.execute(query).all()):
+        found.setdefault((row.journey, row.user_id), []).append(
+            Passed(
+                key=row.key,
+                version=row.version,
+                entered_at=datetime.fromisoformat(row.entered_at),
+                whereabouts=Whereabouts(row.entry, row.element, row.branch, row.to_element),
+                since=datetime.fromisoformat(row.since),
+                left_at=datetime.fromisoformat(row.closed_at) if row.closed_at else None,
+                exit=row.exit or "",
+            )
         )
-        query = (
-            select(passages, steps.c.element, steps.c.branch, steps.c.at)
-            .select_from(passages)
-            .outerjoin(newest, newest.c.passage == passages.c.passage)
-            .outerjoin(steps, (steps.c.passage == newest.c.passage) & (steps.c.step == newest.c.step))
-            .where(*of_users)
-            .order_by(passages.c.entered_at.desc())
-        )
-        found: dict[tuple[str, str, str], list[Passed]] = {}
-        for row in connection.execute(query):
-            key = (row.journey, row.user_id, row.key)
-            if key in wanted:
-                found.setdefault(key, []).append(
-                    Passed(
-                        journey=row.journey,
-                        version=row.version,
-                        entry=row.entry,
-                        entered_at=datetime.fromisoformat(row.entered_at),
-                        element=row.element or "",
-                        branch=row.branch or "",
-                        since=datetime.fromisoformat(row.at or row.begun_at or row.entered_at),
-                        left_at=datetime.fromisoformat(row.closed_at) if row.closed_at else None,
-                        exit=row.exit or "",
-                    )
-                )
-        return found
-
-    return database.read(work)
+    return found

@@ -217,7 +217,7 @@ def _moved(connection: Connection, journey: str, where: Any, column: Any) -> Cou
     return Counter({element: number for element, number in connection.execute(query)})
 
 
-def _whereabouts(*where: Any) -> tuple[Any, Any]:
+def whereabouts_of(*where: Any) -> tuple[Any, Any]:
     """Give the columns that tell where some passages are, and what they are selected from."""
     last = (
         select(steps.c.passage, func.max(steps.c.step).label("step"))
@@ -241,7 +241,7 @@ def _whereabouts(*where: Any) -> tuple[Any, Any]:
 
 def _located(connection: Connection, *where: Any) -> Iterator[tuple[Whereabouts, str, int]]:
     """Count passages by where they are and why they were closed."""
-    columns, tables = _whereabouts(*where)
+    columns, tables = whereabouts_of(*where)
     columns = (*columns, passages.c.reason)
     query = select(*columns, func.count().label("number")).select_from(tables).where(*where).group_by(*columns)
     for row in connection.execute(query):
@@ -274,7 +274,7 @@ def everybody_inside(database: Database, journey: str) -> list[Inside]:
         StoreUnavailable: The ledger cannot be read. Temporal retries.
     """
     where = (passages.c.journey == journey, passages.c.closed_at.is_(None))
-    columns, tables = _whereabouts(*where)
+    columns, tables = whereabouts_of(*where)
     own = (passages.c.passage, passages.c.user_id, passages.c.key, passages.c.version)
     query = select(*own, *columns).select_from(tables).where(*where)
     rows = database.read(lambda connection: connection.execute(query).all())
