@@ -134,13 +134,50 @@ class OperatingActivities:
         given = request.take_out
         if given is None:
             raise RefusedError("nobody is named: give {user_id: ...}")
-        everybody = await asyncio.to_thread(everybody_inside, self._stores.ledger.database, request.journey)
-        meant = [one for one in everybody if one.user_id == given.user_id and given.key in (None, one.key)]
-        if not meant and activity.info().attempt == 1:
-            key = f" with the key {given.key!r}" if given.key is not None else ""
-            raise RefusedError(f"the user {given.user_id!r}{key} is not inside {request.journey!r}", code="not-inside")
+        meant = await self._inside(request.journey, given.user_id, given.key)
         ended = await self._end(request, meant, given.reason)
         return await self._report(request, None, signalled=ended)
+
+    @activity.defn(name="move")
+    @as_failures
+    async def move(self, request: LifeRequest) -> LifeReport:
+        """Have a user go on at another element, in the version that runs.
+
+        Args:
+            request: Which journey, who, and where.
+
+        Returns:
+            Where the journey stands, and how many runs were told.
+
+        Raises:
+            ApplicationError: There is no such element, or the user is not inside, which Temporal does not retry; or the
+                ledger or the server cannot be reached, which it does.
+        """
+        given, stores = request.move, self._stores
+        if given is None:
+            raise RefusedError("nobody is named: give {user_id: ..., element: ...}")
+        life = await asyncio.to_thread(stores.ledger.life, request.journey)
+        routes = stores.catalogue.journey(life.digest).routes if life is not None else {}
+        if given.element not in routes:
+            raise RefusedError(
+                f"{request.journey!r} has no element {given.element!r}; it has: {', '.join(routes)}", code="no-element"
+            )
+        meant = await self._inside(request.journey, given.user_id, given.key)
+        for one in meant:
+            await stores.ledger.send(one.passage, given.element)
+        await signal_runs(
+            activity.client(), stores.ids, request.journey, [(one.user_id, one.key) for one in meant], "resumed"
+        )
+        return await self._report(request, None, signalled=len(meant))
+
+    async def _inside(self, journey: str, user_id: str, key: str | None) -> list[Inside]:
+        """Find a user's passages; refuse where there is none."""
+        everybody = await asyncio.to_thread(everybody_inside, self._stores.ledger.database, journey)
+        meant = [one for one in everybody if one.user_id == user_id and key in (None, one.key)]
+        if not meant and activity.info().attempt == 1:
+            keyed = f" with the key {key!r}" if key is not None else ""
+            raise RefusedError(f"the user {user_id!r}{keyed} is not inside {journey!r}", code="not-inside")
+        return meant
 
     @activity.defn(name="revise-journey")
     @as_failures

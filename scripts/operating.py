@@ -19,6 +19,7 @@ from workflows.contracts import (
     EnterRequest,
     FinishRequest,
     LifeReport,
+    MoveRequest,
     ResumeRequest,
     ReviseRequest,
     TakeOutRequest,
@@ -187,6 +188,22 @@ def remove(journey: str, user: str, key: str | None, reason: str) -> None:
 
 @click.command()
 @click.argument("journey")
+@click.argument("user")
+@click.argument("element")
+@click.option("--key", default=None, help="Only the run of this key.")
+@json_option
+def move(journey: str, user: str, element: str, key: str | None) -> None:
+    """Have a user go on at another element.
+
+    USER, wherever he is inside JOURNEY, goes on at ELEMENT of the version that runs.
+    """
+    request = MoveRequest(user_id=user, element=element, key=key)
+    report = _operate(journey, lambda operator: operator.move(request))
+    _tell(report, f"has {user} go on at {element!r} ({counted(report.signalled, 'run')})")
+
+
+@click.command()
+@click.argument("journey")
 @click.argument("element")
 @click.argument("variant")
 @json_option
@@ -227,4 +244,4 @@ def archive(journey: str, undo: bool) -> None:
         people().print(f"[bold]{journey}[/] is {state}")
 
 
-COMMANDS = (pause, resume, finish, revise, enter, remove, winner, archive)
+COMMANDS = (pause, resume, finish, revise, enter, remove, move, winner, archive)

@@ -17,7 +17,7 @@ from activities.records.reports import list_pushes
 from tests.house import House, events_of
 from workers.engine import JourneyFailed
 from workers.operating import Operator
-from workflows.contracts import FinishRequest, ResumeRequest, ReviseRequest, Stats, TakeOutRequest
+from workflows.contracts import FinishRequest, MoveRequest, ResumeRequest, ReviseRequest, Stats, TakeOutRequest
 from workflows.errors import JourneyError
 
 DAY = timedelta(days=1)
@@ -168,6 +168,20 @@ async def test_one_user_is_taken_out(house: House) -> None:
         result = await asyncio.wait_for(client.get_workflow_handle("journey/slow/user/u2").result(), 20)
         assert result["reason"] == "asked to"
         assert (numbers(house).exited, numbers(house).inside) == ({"asked to": 1}, 3)
+
+
+async def test_one_user_is_sent_elsewhere(house: House) -> None:
+    """A user who is moved goes on at the element named, at once, and the numbers add up; nobody else moves."""
+    async with running(house) as (_, operator):
+        with pytest.raises(JourneyFailed, match="no element 'nowhere'"):
+            await operator.move(MoveRequest(user_id="u1", element="nowhere"))
+        await operator.move(MoveRequest(user_id="u1", element="promo"))
+        await until(lambda: "u1" in titles(house))
+        await until(lambda: numbers(house).elements["rest"].inside == 1)
+        await operator.move(MoveRequest(user_id="u1", element="done"))
+        await until(lambda: numbers(house).exited == {"end": 1})
+        assert (numbers(house).moved_in, numbers(house).moved_out, numbers(house).inside) == (2, 2, 3)
+        assert titles(house) == {"u1": ["First", "First"]}
 
 
 async def test_revising_moves_those_inside(house: House) -> None:

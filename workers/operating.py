@@ -20,6 +20,7 @@ from workflows.contracts import (
     EnterRequest,
     FinishRequest,
     LifeReport,
+    MoveRequest,
     ResumeRequest,
     ReviseRequest,
     TakeOutRequest,
@@ -70,6 +71,10 @@ class Operator:
     async def remove(self, request: TakeOutRequest) -> LifeReport:
         """Take a user out. Raises as `pause` does."""
         return await self._update("remove", request, LifeReport)
+
+    async def move(self, request: MoveRequest) -> LifeReport:
+        """Have a user go on at another element. Raises as `pause` does."""
+        return await self._update("move", request, LifeReport)
 
     async def _update(self, name: str, argument: Any, report: type[Report]) -> Report:
         handle = self._client.get_workflow_handle(journey_workflow_id(self.journey))

@@ -98,6 +98,7 @@ def activities_of(
             operating.finish_journey,
             operating.revise_journey,
             operating.take_out,
+            operating.move,
             schedules.set_schedules,
             schedules.begin_enrolment,
             EnteringActivities(stores).enter,

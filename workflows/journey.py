@@ -23,6 +23,7 @@ from workflows.contracts import (
     JourneyStatus,
     LifeReport,
     LifeRequest,
+    MoveRequest,
     OpenedJourney,
     OpenRequest,
     ResumeRequest,
@@ -35,6 +36,7 @@ from workflows.contracts import (
     count,
     enter,
     finish_journey,
+    move,
     open_journey,
     pause_journey,
     resume_journey,
@@ -447,6 +449,20 @@ class Journey:
 
     @remove.validator
     def _refuse_remove(self, request: TakeOutRequest) -> None:
+        self._require_opened()
+
+    @workflow.update(name="move")
+    async def move_user(self, request: MoveRequest) -> LifeReport:
+        """Have a user go on at another element, in the version that runs.
+
+        Args:
+            request: Who, and where.
+        """
+        life = self._life().model_copy(update={"move": request})
+        return await self._turn_life(move, life, "Move a user")
+
+    @move_user.validator
+    def _refuse_move(self, request: MoveRequest) -> None:
         self._require_opened()
 
 

@@ -193,6 +193,15 @@ class TakeOutRequest(Given):
     reason: str = "removed"
 
 
+class MoveRequest(Given):
+    """The update `move`: a user goes on at another element, in the version that runs."""
+
+    user_id: str
+    element: str
+    key: str | None = None
+    """Only the run of this key; null: all his runs."""
+
+
 class LifeReport(Wire):
     """Where a journey stands after an update."""
 
@@ -219,6 +228,7 @@ class LifeRequest(Wire):
     revise: ReviseRequest | None = None
     enter: EnterRequest | None = None
     take_out: TakeOutRequest | None = None
+    move: MoveRequest | None = None
 
 
 class Revised(Wire):
@@ -354,6 +364,12 @@ async def enter(request: LifeRequest) -> EnterReport:
 @activity.defn(name="take-out")
 async def take_out(request: LifeRequest) -> LifeReport:
     """Take a user out of the journey."""
+    raise NotImplementedError
+
+
+@activity.defn(name="move")
+async def move(request: LifeRequest) -> LifeReport:
+    """Have a user go on at another element."""
     raise NotImplementedError
 
 

@@ -189,10 +189,9 @@ class UserJourney:
         kind = given.routes[visit.element].kind
         while True:
             # Cleared before the question: a signal that comes while it is answered asks again.
-            self._woken = bool(self._events[1:])
-            visit = visit.model_copy(
-                update={"leave": self._leaving, "event": self._events.pop(0) if self._events else None}
-            )
+            woken, self._woken = self._woken, bool(self._events[1:])
+            event = self._events.pop(0) if self._events else None
+            visit = visit.model_copy(update={"leave": self._leaving, "event": event, "woken": woken})
             outcome = await self._ask(kind, visit)
             if outcome.branch or outcome.left is not None or outcome.move is not None:
                 return outcome
@@ -200,12 +199,7 @@ class UserJourney:
                 self._go_on(given, Place(element=visit.element, step=visit.step, until=outcome.until))
             await self._rest(visit.element, None if outcome.held else outcome.until, outcome.because)
             visit = visit.model_copy(
-                update={
-                    "now": workflow.now(),
-                    "until": outcome.until or visit.until,
-                    "seen": self._seen,
-                    "woken": self._woken,
-                }
+                update={"now": workflow.now(), "until": outcome.until or visit.until, "seen": self._seen}
             )
 
     async def _ask(self, kind: str, visit: Visit) -> Outcome:

@@ -267,32 +267,35 @@ class Passing:
                 )
 
     async def _revised(self, visit: Visit, life: Life) -> Outcome | None:
-        """Hand the user over to a later version, or end his passage, where a revision says so."""
+        """Have the user go on elsewhere, or end his passage, where a revision or an operator says so."""
+        ledger, catalogue = self.stores.ledger, self.stores.catalogue
+        if visit.woken and (sent := await asyncio.to_thread(ledger.sent_to, visit)) is not None:
+            version, element = sent
+            found = await asyncio.to_thread(catalogue.find, "journey", visit.journey, version or life.version)
+            return await self._move(visit, found.version, catalogue.journey(found.digest), element)
         revision = life.revision
         if revision is None or revision.version <= visit.version or revision.inside == "keep":
             return None
-        if (known := await asyncio.to_thread(self.stores.ledger.outcome, visit)) is not None:
+        if (known := await asyncio.to_thread(ledger.outcome, visit)) is not None:
             return known
         if revision.inside == "end":
-            return await self.stores.ledger.leave(visit, REVISED, f"version {revision.version} ended those inside")
-        meant = self.stores.catalogue.journey(revision.digest)
+            return await ledger.leave(visit, REVISED, f"version {revision.version} ended those inside")
+        meant = catalogue.journey(revision.digest)
         element = revision.mapping.get(visit.element, visit.element)
         if element not in meant.routes:
-            return await self.stores.ledger.leave(visit, REVISED, f"version {revision.version} has no {element!r}")
-        leave = leave_by(meant, element)
+            return await ledger.leave(visit, REVISED, f"version {revision.version} has no {element!r}")
+        return await self._move(visit, revision.version, meant, element)
+
+    async def _move(self, visit: Visit, version: int, meant: SavedJourney, element: str) -> Outcome:
+        """Hand the user over to an element of a version; what is the same in both goes on as it was."""
         before = self.stores.catalogue.journey(visit.digest).document.elements[visit.element]
-        keeps = says_the_same(before, meant.document.elements[element])
-        moved = await self.stores.ledger.move(visit, revision.version, element, leave, keeps=keeps)
+        keeps = element in meant.routes and says_the_same(before, meant.document.elements[element])
+        moved = await self.stores.ledger.move(visit, version, element, leave_by(meant, element), keeps=keeps)
         if moved is not None:
             return moved
+        until = visit.until if keeps else None
         return Outcome(
-            move=Move(
-                version=revision.version,
-                digest=revision.digest,
-                routes=meant.routes,
-                element=element,
-                until=visit.until if keeps else None,
-            )
+            move=Move(version=version, digest=meant.digest, routes=meant.routes, element=element, until=until)
         )
 
     async def _exit_criteria(self, visit: Visit, saved: SavedJourney) -> Outcome | None:

@@ -189,33 +189,56 @@ class Ledger(Admissions):
         def work(connection: Connection) -> Outcome | None:
             if (stored := self.outcome_in(connection, visit)) is not None:
                 return stored
-            moved = connection.execute(
-                update(passages)
-                .where(passages.c.passage == visit.passage, passages.c.version != version)
-                .values(version=version)
+            connection.execute(
+                update(passages).where(passages.c.passage == visit.passage).values(version=version, sent_to=None)
             )
-            if moved.rowcount:
-                row = {
-                    "passage": visit.passage,
-                    "to_version": version,
-                    "journey": visit.journey,
-                    "from_version": visit.version,
-                    "from_element": visit.element,
-                    "to_element": element,
-                    "step": visit.step,
-                    "at": instant(visit.now),
-                }
-                connection.execute(self.database.insert(moves).values(row).on_conflict_do_nothing())
-                for table in (waits, hits) if not keeps else ():
-                    connection.execute(
-                        delete(table).where(table.c.passage == visit.passage, table.c.step == visit.step)
-                    )
+            to = {"to_version": version, "to_element": element, "at": instant(visit.now)}
+            statement = self.database.insert(moves).values(
+                passage=visit.passage,
+                step=visit.step,
+                journey=visit.journey,
+                from_version=visit.version,
+                from_element=visit.element,
+                **to,
+            )
+            connection.execute(statement.on_conflict_do_update(index_elements=["passage", "step"], set_=to))
+            for table in (waits, hits) if not keeps else ():
+                connection.execute(delete(table).where(table.c.passage == visit.passage, table.c.step == visit.step))
             if leave is not None:
                 self._close(connection, visit.passage, leave, instant(visit.now))
                 return Outcome(left=leave)
             return None
 
         return await self.database.write(work, keys=[visit.user_id])
+
+    async def send(self, passage: str, element: str) -> None:
+        """Write down where an operator sends a user next. His run learns of it when a signal wakes it."""
+        statement = update(passages).where(passages.c.passage == passage, passages.c.closed_at.is_(None))
+        await self.database.write(lambda connection: connection.execute(statement.values(sent_to=element)))
+
+    def sent_to(self, visit: Visit) -> tuple[int, str] | None:
+        """Tell where an operator sends a user from a visit. Blocking.
+
+        Returns:
+            Version and element, the version 0 for the one that runs; None for nowhere. Asked again after the move was
+            written down, the same.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be read. Temporal retries.
+        """
+        query = (
+            select(passages.c.sent_to, moves.c.to_version, moves.c.to_element)
+            .select_from(passages)
+            .outerjoin(moves, (moves.c.passage == passages.c.passage) & (moves.c.step == visit.step))
+            .where(passages.c.passage == visit.passage)
+        )
+        row = self.database.read(lambda connection: connection.execute(query).first())
+        if row is None or (row.sent_to is None and row.to_element is None):
+            return None
+        if row.sent_to is not None:
+            return 0, row.sent_to
+        moved = (row.to_version, row.to_element)
+        return None if moved == (visit.version, visit.element) else moved
 
     def values(self, passage: str) -> Values:
         """Give what a run knows beside the tables: the values of its entry event and of those it waited for. Blocking.

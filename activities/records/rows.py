@@ -67,13 +67,13 @@ moves = Table(
     "moves",
     METADATA,
     Column("passage", String(64), primary_key=True),
-    Column("to_version", Integer, primary_key=True),
+    # The step of the visit that went on elsewhere.
+    Column("step", Integer, primary_key=True),
+    Column("to_version", Integer, nullable=False),
     Column("journey", String(80), nullable=False),
     Column("from_version", Integer, nullable=False),
     Column("from_element", String(60), nullable=False),
     Column("to_element", String(60), nullable=False),
-    # The step of the visit that went on in the other version.
-    Column("step", Integer, nullable=False),
     Column("at", String(32), nullable=False),
     Index("moves_by_journey", "journey", "from_version", "to_version"),
 )
@@ -184,6 +184,8 @@ passages = Table(
     Column("reason", String(80)),
     # The version that admitted it; `version` is the one it is in.
     Column("entered_version", Integer, nullable=False),
+    # Where an operator sends the user next; null for nowhere.
+    Column("sent_to", String(60)),
     # When the user comes in, where that is after the admission.
     Column("enters_at", String(32)),
     # The entry event's values as a JSON object, and its id; null for entries without an event.

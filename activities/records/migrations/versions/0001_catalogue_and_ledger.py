@@ -110,14 +110,14 @@ def upgrade() -> None:
     op.create_table(
         "moves",
         sa.Column("passage", sa.String(length=64), nullable=False),
+        sa.Column("step", sa.Integer(), nullable=False),
         sa.Column("to_version", sa.Integer(), nullable=False),
         sa.Column("journey", sa.String(length=80), nullable=False),
         sa.Column("from_version", sa.Integer(), nullable=False),
         sa.Column("from_element", sa.String(length=60), nullable=False),
         sa.Column("to_element", sa.String(length=60), nullable=False),
-        sa.Column("step", sa.Integer(), nullable=False),
         sa.Column("at", sa.String(length=32), nullable=False),
-        sa.PrimaryKeyConstraint("passage", "to_version"),
+        sa.PrimaryKeyConstraint("passage", "step"),
     )
     with op.batch_alter_table("moves", schema=None) as batch_op:
         batch_op.create_index("moves_by_journey", ["journey", "from_version", "to_version"], unique=False)
@@ -138,6 +138,7 @@ def upgrade() -> None:
         sa.Column("exit", sa.String(length=60), nullable=True),
         sa.Column("reason", sa.String(length=80), nullable=True),
         sa.Column("entered_version", sa.Integer(), nullable=False),
+        sa.Column("sent_to", sa.String(length=60), nullable=True),
         sa.Column("enters_at", sa.String(length=32), nullable=True),
         sa.Column("properties", sa.Text(), nullable=True),
         sa.Column("event_id", sa.Text(), nullable=True),
