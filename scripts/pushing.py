@@ -74,7 +74,7 @@ def _show(found: PushPreview) -> None:
 @push.command()
 @json_option
 def rates() -> None:
-    """List each provider's limit, and its messages per minute in the last ten."""
+    """List each provider's limit, and messages per minute."""
     with Engine.open() as engine:
         found = engine.stores.rates.current()
     if wants_json():

@@ -50,7 +50,7 @@ elements:
 """
 
 KEPT = {
-    "passages.sent_to",
+    "sent_to",
     *("journey", "version", "entry", "element", "step", "branch", "outcome", "reason", "exit", "provider"),
     *("at", "as_of", "entered_at", "begun_at", "closed_at", "since", "tables", "started", "attempts", "capped_by"),
     *("goal", "opened", "epoch", "due_at", "signalled", "place", "to_version", "from_version", "from_element"),
