@@ -141,7 +141,7 @@ async def _runs(journey: str, user: str, element: str, failed: bool, limit: int)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write; left out: printed.")
 @json_option
 def draw(journey: str, form: str, numbers: bool, output: Path | None) -> None:
-    """Draw a journey: its elements, its branches, and with --stats what became of everybody.
+    """Draw a journey, and with --stats what became of everybody.
 
     SVG opens in any browser; Mermaid is text that GitHub, GitLab and many wikis draw.
     """
