@@ -16,7 +16,7 @@ from workflows.errors import DefinitionError
 @click.command()
 @json_option
 def doctor() -> int:
-    """Check all that journeys need, and say how to mend what is wrong.
+    """Check what journeys need, and tell how to mend it.
 
     Nothing is changed. Exit status 0 when all is well, 1 otherwise.
     """
