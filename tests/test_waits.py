@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from temporalio.client import Client, WorkflowHandle
 from temporalio.testing import TimeSkipper
 
@@ -17,6 +18,7 @@ from tests.house import House, events_of
 from tests.test_events import RUNS, branches_of, connected, example, left, open_journeys, rows, titles
 from tests.worker_that_dies import other_process, until
 from workflows.contracts import PUSH_QUEUE, USERS_QUEUE, EventGiven, user_workflow_id
+from workflows.documents import ConditionSplit
 
 ENTRY = "{kind: trigger-entry, trigger: {event: begin}, next: wait}"
 
@@ -244,33 +246,40 @@ async def test_an_event_serves_one_wait(house: House) -> None:
     }
 
 
-async def test_a_split_sees_what_its_run_waited_for(house: House) -> None:
-    """Wait for a purchase, then split on purchase: the split sees it, whatever membership another user left warm."""
-    save_wait(
-        house,
-        "bought: {trigger: {event: purchase}, next: buyer}",
-        more="buyer: {kind: condition-split, match: {event: purchase, count: {at_least: 1}}, "
-        "branches: {users_in_segment: came, all_other_users: late}}",
-    )
-    house.save("""\
-        journey: warming
-        entries: {start: {kind: trigger-entry, trigger: {event: warm}, next: buyer}}
-        elements:
-          buyer:
-            kind: condition-split
-            match: {event: purchase, count: {at_least: 1}}
-            branches: {users_in_segment: done, all_other_users: done}
-          done: {kind: exit}
-        """)
-    await open_journeys(house, "waiting", "warming")
+BUYERS = (
+    "buyer: {kind: condition-split, match: {event: purchase, count: {at_least: 1}}, "
+    "branches: {users_in_segment: came, all_other_users: late}}"
+)
+
+
+async def warm(house: House) -> None:
+    """Have the membership of buyers at hand, as another user's split a moment ago leaves it."""
+    saved = house.stores.catalogue.journey(house.stores.catalogue.find("journey", "waiting").digest)
+    split = saved.document.elements["buyer"]
+    assert isinstance(split, ConditionSplit)
+    found = await house.stores.memberships.membership(split.match, house.stores.segments.zone, datetime.now(UTC))
+    assert len(found.ids) == 0
+
+
+@pytest.mark.parametrize("waits_already", [True, False])
+async def test_a_split_sees_what_its_run_waited_for(house: House, waits_already: bool) -> None:
+    """Wait for a purchase, then split on purchase: the split sees it, though an older membership is at hand."""
+    save_wait(house, "bought: {trigger: {event: purchase}, next: buyer}", more=BUYERS)
+    await open_journeys(house, "waiting")
     engine = house.engine
-    async with house.serving(RUNS) as client:
-        await begin(house, client)
-        await engine.event("u6", "warm", client=client)
-        await left(house, "warming", "u6")
+    if waits_already:
+        async with house.serving(RUNS) as client:
+            await begin(house, client)
+            await warm(house)
+            await engine.event("u1", "purchase", client=client)
+            await left(house, "waiting", "u1")
+    else:
+        client = await connected(house)
+        await engine.event("u1", "begin", client=client)
+        await warm(house)
         await engine.event("u1", "purchase", client=client)
-        await left(house, "waiting", "u1")
-    assert branches_of(house, "warming", "u6") == [["buyer: all_other_users"]]
+        async with house.serving(RUNS):
+            await left(house, "waiting", "u1")
     assert branches_of(house, "waiting", "u1") == [["wait: bought", "buyer: users_in_segment", "came: next"]]
 
 
