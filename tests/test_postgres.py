@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, func, insert, select, text, update
 
+from activities.events.waiting import Waits
 from activities.push.claims import CLAIMED, Cap, Claims
 from activities.push.rates import Rates
 from activities.records import database as database_module
@@ -30,7 +31,9 @@ from activities.records.rows import passages, pushes, refusals
 from activities.upkeep import needed_versions
 from tests.house import DEVICES, SAMPLE_DOCUMENTS, USERS, House, open_house
 from tests.postgres import PASSWORD, PostgresServer
+from tests.test_events import RUNS, left, open_journeys
 from tests.test_ledger import Held, noted, notes, open_database, require_sums, write_note
+from tests.worker_that_dies import until
 from workflows.contracts import Outcome, Visit
 from workflows.errors import RefusedError, StoreUnavailable
 
@@ -394,3 +397,29 @@ async def test_a_journey_runs_on_postgresql(distant: House) -> None:
     assert [saved.name for saved in house.stores.catalogue.newest("segment")] == ["grown", "paying"]
     assert ledger.read(lambda connection: connection.execute(text("SELECT version()")).scalar_one()).startswith("Post")
     assert list(house.settings.home.glob("*.db*")) == []
+
+
+async def test_events_on_postgresql(distant: House) -> None:
+    """On PostgreSQL too an event given by two processes at once starts one run, and a later one ends its wait."""
+    distant.save("""\
+        journey: waiting
+        entries: {start: {kind: trigger-entry, trigger: {event: begin}, next: wait}}
+        elements:
+          wait:
+            kind: wait-for-trigger
+            up_to: 1d
+            branches: {x: {trigger: {event: a}, next: done}, not_triggered: out}
+          out: {kind: exit}
+          done: {kind: exit}
+        """)
+    await open_journeys(distant, "waiting")
+    ledger = distant.stores.ledger.database
+    async with distant.serving(RUNS) as client:
+        twice = [distant.engine.event(user, "begin", event_id=user, client=client) for user in ("u1", "u4") * 2]
+        assert {answer.event_id for answer in await asyncio.gather(*twice)} == {"u1", "u4"}
+        for user in ("u1", "u4"):
+            await until(lambda user=user: Waits(distant.stores.ledger).open_waits([user]))
+            assert (await distant.engine.event(user, "a", client=client)).delivered == 1
+            await left(distant, "waiting", user)
+    assert [run.exit for user in ("u1", "u4") for run in explain(ledger, "waiting", user).runs] == ["done", "done"]
+    assert distant.stores.tables.row_count("events") == 4
