@@ -14,7 +14,7 @@ from tests.house import DEVICES, SAMPLE_DOCUMENTS, USERS, House, open_house
 from tests.postgres import PostgresServer, find_programs
 from workers.settings import Settings
 
-NAMESPACES = 240
+NAMESPACES = 600
 
 
 @pytest.fixture(autouse=True)
