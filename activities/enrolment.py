@@ -13,6 +13,7 @@ import polars as pl
 from temporalio import activity
 
 from activities.faults import as_failures
+from activities.heartbeats import beating
 from activities.push.devices import zone_of
 from activities.records.admissions import Arrival
 from activities.records.gate import Life
@@ -47,6 +48,7 @@ class EnrolmentActivities:
 
     @activity.defn(name="evaluate-audience")
     @as_failures
+    @beating
     async def evaluate_audience(self, request: EnrolmentRequest) -> Audience:
         """Evaluate an entry's audience, and keep who is in it under the enrolment's id.
 
@@ -89,6 +91,7 @@ class EnrolmentActivities:
 
     @activity.defn(name="enrol")
     @as_failures
+    @beating
     async def enrol(self, request: EnrolmentRequest) -> Enrolled:
         """Admit the snapshot's users page by page, start a run for each, and move the cursor.
 
@@ -122,34 +125,30 @@ class EnrolmentActivities:
         client, starter = activity.client(), Starter(stores.ids)
         way = Way(saved, request.version, request.entry)
         await stores.gate.renew()  # the copy may be of a start before this one
-        beating = asyncio.create_task(_beat())
-        try:
-            for page in self._pages(request.enrolment, cursor, audience.users):
-                await self._wait_for_room(request.journey)
-                life = await self._wait_while_paused(request.journey)
-                if activity.is_worker_shutdown():
-                    raise WorkerStopping(f"this worker stops: another one goes on behind user {cursor} of the audience")
-                if life is None or life.state != "running":
-                    break  # finished meanwhile: nobody enters any more
-                if life.version != way.version:
-                    # Another version has taken over: whoever comes now enters it, where it has this entry.
-                    saved = stores.catalogue.journey(life.digest)
-                    if not isinstance(saved.document.entries.get(request.entry), AudienceEntry):
-                        break
-                    way = Way(saved, life.version, request.entry)
-                    document = saved.document
-                    arrival = replace(arrival, version=life.version, reentry=document.reentry, cap=document.entry_cap)
-                later, never = await asyncio.to_thread(self._times, request, saved.document, page)
-                admissions = await stores.ledger.admit(replace(arrival, enters_at=later, refused=never), page)
-                entering = [admission for admission in admissions if not admission.refused]
-                starting = (starter.start(client, way, one) for one in entering if not one.started)
-                for result in await asyncio.gather(*starting, return_exceptions=True):
-                    if isinstance(result, BaseException):
-                        raise result
-                cursor += len(page)
-                await stores.ledger.page_done(request.enrolment, [admission.passage for admission in entering], cursor)
-        finally:
-            beating.cancel()
+        for page in self._pages(request.enrolment, cursor, audience.users):
+            await self._wait_for_room(request.journey)
+            life = await self._wait_while_paused(request.journey)
+            if activity.is_worker_shutdown():
+                raise WorkerStopping(f"this worker stops: another one goes on behind user {cursor} of the audience")
+            if life is None or life.state != "running":
+                break  # finished meanwhile: nobody enters any more
+            if life.version != way.version:
+                # Another version has taken over: whoever comes now enters it, where it has this entry.
+                saved = stores.catalogue.journey(life.digest)
+                if not isinstance(saved.document.entries.get(request.entry), AudienceEntry):
+                    break
+                way = Way(saved, life.version, request.entry)
+                document = saved.document
+                arrival = replace(arrival, version=life.version, reentry=document.reentry, cap=document.entry_cap)
+            later, never = await asyncio.to_thread(self._times, request, saved.document, page)
+            admissions = await stores.ledger.admit(replace(arrival, enters_at=later, refused=never), page)
+            entering = [admission for admission in admissions if not admission.refused]
+            starting = (starter.start(client, way, one) for one in entering if not one.started)
+            for result in await asyncio.gather(*starting, return_exceptions=True):
+                if isinstance(result, BaseException):
+                    raise result
+            cursor += len(page)
+            await stores.ledger.page_done(request.enrolment, [admission.passage for admission in entering], cursor)
         if request.schedule is not None:
             # Each occurrence has one; nobody reads it again.
             await asyncio.to_thread(self._snapshot(request.enrolment).unlink, missing_ok=True)
@@ -213,9 +212,9 @@ class EnrolmentActivities:
 
     def _pages(self, enrolment: str, cursor: int, end: int) -> Iterator[list[str]]:
         """Read a snapshot from the cursor on, a page at a time, so that memory stays flat."""
-        path = self._snapshot(enrolment)
         if cursor >= end:
-            return
+            return  # upkeep may have removed it by now
+        path = self._snapshot(enrolment)
         if not path.exists():
             raise StoreUnavailable(
                 f"the audience of {enrolment!r} is missing: {str(path)!r}. Workers that enrol share one JOURNEYS_HOME"
@@ -223,10 +222,3 @@ class EnrolmentActivities:
         lazy = pl.scan_parquet(path)
         for begin in range(cursor, end, PAGE):
             yield lazy.slice(begin, PAGE).collect().get_column("user_id").to_list()
-
-
-async def _beat() -> None:
-    """Tell the server that the worker lives, while a page takes its time."""
-    while True:
-        activity.heartbeat()
-        await asyncio.sleep(3)

@@ -9,6 +9,7 @@ from temporalio import activity
 
 from activities.entry import EVERYONE
 from activities.faults import as_failures
+from activities.heartbeats import beating
 from activities.records.admissions import Admission, Arrival
 from activities.records.catalogue import SavedJourney
 from activities.segments.memberships import at_hand
@@ -32,6 +33,7 @@ class EnteringActivities:
 
     @activity.defn(name="enter")
     @as_failures
+    @beating
     async def enter(self, request: LifeRequest) -> EnterReport:
         """Admit users by the API entry, and start their runs.
 

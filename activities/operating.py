@@ -17,6 +17,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.documents.saving import save_definition
 from activities.faults import as_failures
+from activities.heartbeats import beating
 from activities.life import opened_journey
 from activities.records.catalogue import SavedJourney
 from activities.records.pseudonyms import Pseudonyms
@@ -58,6 +59,7 @@ class OperatingActivities:
 
     @activity.defn(name="pause-journey")
     @as_failures
+    @beating
     async def pause_journey(self, request: LifeRequest) -> LifeReport:
         """Commit a pause. Three seconds later nothing is sent any more.
 
@@ -75,6 +77,7 @@ class OperatingActivities:
 
     @activity.defn(name="resume-journey")
     @as_failures
+    @beating
     async def resume_journey(self, request: LifeRequest) -> LifeReport:
         """Commit a resumption, and wake the runs that the pause held, a page at a time.
 
@@ -93,6 +96,7 @@ class OperatingActivities:
 
     @activity.defn(name="finish-journey")
     @as_failures
+    @beating
     async def finish_journey(self, request: LifeRequest) -> LifeReport:
         """Let nobody enter any more; end those inside where asked.
 
@@ -118,6 +122,7 @@ class OperatingActivities:
 
     @activity.defn(name="take-out")
     @as_failures
+    @beating
     async def take_out(self, request: LifeRequest) -> LifeReport:
         """Take a user out of the journey, in all his runs or in the one of a key.
 
@@ -140,6 +145,7 @@ class OperatingActivities:
 
     @activity.defn(name="move")
     @as_failures
+    @beating
     async def move(self, request: LifeRequest) -> LifeReport:
         """Have a user go on at another element, in the version that runs.
 
@@ -172,8 +178,8 @@ class OperatingActivities:
 
     async def _inside(self, journey: str, user_id: str, key: str | None) -> list[Inside]:
         """Find a user's passages; refuse where there is none."""
-        everybody = await asyncio.to_thread(everybody_inside, self._stores.ledger.database, journey)
-        meant = [one for one in everybody if one.user_id == user_id and key in (None, one.key)]
+        his = await asyncio.to_thread(everybody_inside, self._stores.ledger.database, journey, user_id)
+        meant = [one for one in his if key in (None, one.key)]
         if not meant and activity.info().attempt == 1:
             keyed = f" with the key {key!r}" if key is not None else ""
             raise RefusedError(f"the user {user_id!r}{keyed} is not inside {journey!r}", code="not-inside")
@@ -181,6 +187,7 @@ class OperatingActivities:
 
     @activity.defn(name="revise-journey")
     @as_failures
+    @beating
     async def revise_journey(self, request: LifeRequest) -> Revised:
         """Have another version take over.
 
@@ -238,29 +245,31 @@ class OperatingActivities:
 
     def _places(self, journey: str, inside: list[Inside]) -> dict[str, str]:
         """Name the element at which each passage is."""
+        versions = self._versions(journey, inside)
+        return {one.passage: one.whereabouts.element_in(versions[one.version]) for one in inside}
+
+    def _versions(self, journey: str, inside: list[Inside]) -> dict[int, SavedJourney]:
+        """Give the versions that passages are in, each read once."""
         catalogue = self._stores.catalogue
-        versions = {
+        return {
             version: catalogue.journey(catalogue.find("journey", journey, version).digest)
             for version in {one.version for one in inside}
         }
-        return {one.passage: one.whereabouts.element_in(versions[one.version]) for one in inside}
 
     async def _tell_those_who_wait(
         self, journey: str, saved: SavedJourney, inside: list[Inside], places: dict[str, str], mapping: dict[str, str]
     ) -> int:
         """Wake the runs that wait at an element which has changed: the others learn of it when they next ask."""
-        catalogue = self._stores.catalogue
+        versions = await asyncio.to_thread(self._versions, journey, inside)
         changed: list[tuple[str, str]] = []
         for one in inside:
-            found = await asyncio.to_thread(catalogue.find, "journey", journey, one.version)
-            before = catalogue.journey(found.digest).document.elements[places[one.passage]]
+            before = versions[one.version].document.elements[places[one.passage]]
             name = mapping.get(places[one.passage], places[one.passage])
             after = saved.document.elements.get(name)
             if isinstance(before, WAITING) and (after is None or not says_the_same(before, after)):
                 changed.append((one.user_id, one.key))
         for begin in range(0, len(changed), PAGE):
             await signal_runs(activity.client(), self._stores.ids, journey, changed[begin : begin + PAGE], "resumed")
-            activity.heartbeat(begin)
         return len(changed)
 
     async def _resume(self, request: LifeRequest, resume: ResumeRequest) -> int:
@@ -272,7 +281,6 @@ class OperatingActivities:
             await signal_runs(activity.client(), self._stores.ids, request.journey, who, "resumed")
             await gate.signalled([(passage, step) for passage, step, _, _ in page])
             woken += len(page)
-            activity.heartbeat(woken)
         return woken
 
     async def _end(self, request: LifeRequest, inside: list[Inside], reason: str) -> int:
@@ -285,7 +293,6 @@ class OperatingActivities:
             await signal_runs(
                 activity.client(), self._stores.ids, request.journey, who, "remove", RemoveRequest(reason=reason)
             )
-            activity.heartbeat(begin)
         return len(inside)
 
     async def _report(self, request: LifeRequest, state: State | None, *, signalled: int = 0) -> LifeReport:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from urllib.parse import unquote
 
 import polars as pl
-from sqlalchemy import Connection, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, or_, select
 from temporalio import activity
 
 from activities.faults import as_failures
+from activities.heartbeats import beating
 from activities.push.devices import MARKED, SINCE, mark_dead
 from activities.records.database import Database
 from activities.records.rows import enrolments, journeys, passages, steps
@@ -22,12 +24,11 @@ from activities.tables.delta import TABLES
 from activities.tables.stored import DEAD_ADDRESS, DEAD_SINCE
 from activities.tables.tidying import tidy
 from workflows.conditions import duration
-from workflows.errors import RefusedError
+from workflows.errors import RefusedError, StoreUnavailable
 from workflows.upkeep import UpkeepInput, UpkeepReport
 
 LEAST = timedelta(hours=1)
 """Shortest time that replaced files stay: an evaluation that began before may read them for as long."""
-BEAT_SECONDS = 5.0
 
 
 class UpkeepActivities:
@@ -42,6 +43,7 @@ class UpkeepActivities:
 
     @activity.defn(name="upkeep")
     @as_failures
+    @beating
     async def upkeep(self, given: UpkeepInput) -> UpkeepReport:
         """Compact and vacuum the audience tables.
 
@@ -55,18 +57,7 @@ class UpkeepActivities:
             ApplicationError: A store cannot be reached, which Temporal retries; or the duration is wrong, which it
                 does not.
         """
-        beating = asyncio.create_task(_beat())
-        try:
-            return await asyncio.to_thread(tidy_tables, self._stores, given)
-        finally:
-            beating.cancel()
-
-
-async def _beat() -> None:
-    """Tell the server that the worker lives: tidying is one long call in a thread."""
-    while True:
-        activity.heartbeat()
-        await asyncio.sleep(BEAT_SECONDS)
+        return await asyncio.to_thread(tidy_tables, self._stores, given)
 
 
 def retention(text: str) -> timedelta:
@@ -110,7 +101,46 @@ def tidy_tables(stores: Stores, given: UpkeepInput) -> UpkeepReport:
         tidy(stores.tables, name, retain=retain, needed=needed.get(name, set()), now=now, dry_run=given.dry_run)
         for name in TABLES
     ]
-    return UpkeepReport(tables=[one for one in tidied if one is not None], dead_devices=buried)
+    return UpkeepReport(
+        tables=[one for one in tidied if one is not None],
+        dead_devices=buried,
+        snapshots=remove_snapshots(stores, before=now - retain, dry_run=given.dry_run),
+    )
+
+
+def remove_snapshots(stores: Stores, *, before: datetime, dry_run: bool = False) -> int:
+    """Remove the audiences that were evaluated, and from which nobody enters any more. Blocking.
+
+    Args:
+        stores: The ledger, and the folder of snapshots.
+        before: Those written later stay, UTC.
+        dry_run: Remove nothing, and tell what would be.
+
+    Returns:
+        How many were removed.
+
+    Raises:
+        StoreUnavailable: The ledger cannot be read, or a file cannot be removed.
+    """
+    query = select(enrolments.c.enrolment).where(_admitting())
+    admitting = set(stores.ledger.database.read(lambda connection: connection.execute(query).scalars().all()))
+    old = [
+        path
+        for path in stores.snapshots.glob("*")
+        if unquote(path.stem) not in admitting and path.stat().st_mtime < before.timestamp()
+    ]
+    for path in old if not dry_run else ():
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreUnavailable(f"the audience {str(path)!r} cannot be removed: {error.strerror}") from error
+    return len(old)
+
+
+def _admitting() -> ColumnElement[bool]:
+    """Tell the enrolments that have not dealt with all of their audience, in journeys that are not finished."""
+    running = select(journeys.c.journey).where(journeys.c.state != "finished")
+    return and_(enrolments.c.cursor < enrolments.c.audience, enrolments.c.journey.in_(running))
 
 
 def bury_dead_addresses(stores: Stores, *, dry_run: bool = False) -> int:
@@ -163,13 +193,7 @@ def needed_versions(database: Database) -> dict[str, set[int]]:
         StoreUnavailable: The ledger cannot be read.
     """
     inside = select(passages.c.enrolment).where(passages.c.closed_at.is_(None))
-    running = select(journeys.c.journey).where(journeys.c.state != "finished")
-    audiences = select(enrolments.c.tables).where(
-        or_(
-            and_(enrolments.c.cursor < enrolments.c.audience, enrolments.c.journey.in_(running)),
-            enrolments.c.enrolment.in_(inside),
-        )
-    )
+    audiences = select(enrolments.c.tables).where(or_(_admitting(), enrolments.c.enrolment.in_(inside)))
     decisions = (
         select(steps.c.tables)
         .join(passages, passages.c.passage == steps.c.passage)

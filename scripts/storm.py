@@ -65,6 +65,7 @@ match: {attribute: tier, is: gold}
 DOCUMENT = """\
 journey: storm
 title: "In a storm"
+send_window: 25s
 entries:
   start: {{kind: audience-entry, audience: {{attribute: plan, in: [paid, pro]}}, next: gold}}
   door: {{kind: api-entry, next: gold}}
@@ -176,7 +177,7 @@ class Size:
     calm_seconds: float
 
 
-SHORT = Size(users=400, seconds=50, times=1, calm_seconds=200)
+SHORT = Size(users=400, seconds=60, times=1, calm_seconds=200)
 LONG = Size(users=3_000, seconds=300, times=5, calm_seconds=600)
 
 

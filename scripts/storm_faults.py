@@ -23,6 +23,7 @@ from typing import TypeVar
 
 import aiohttp
 from temporalio.client import Client
+from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.service import RPCError
 
 from scripts.output import counted
@@ -124,6 +125,8 @@ class Site:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        # Its warnings of a server that is down would stand between what people, or programs, read.
+        self._runtime = Runtime(telemetry=TelemetryConfig(logging=None))
         self.counts = settings.home / "received.jsonl"
         port, ui_port, provider_port = (free_port(PORTS.start + secrets.randbelow(len(PORTS))) for _ in range(3))
         self.address, self._ui = f"127.0.0.1:{port}", f"http://127.0.0.1:{ui_port}"
@@ -189,7 +192,7 @@ class Site:
         await self._until_it_answers(self.provider, ask)
 
     async def _connect(self) -> Client:
-        client = await Client.connect(self.address, plugins=[JourneysPlugin()])
+        client = await Client.connect(self.address, plugins=[JourneysPlugin()], runtime=self._runtime)
         await client.count_workflows()
         return client
 

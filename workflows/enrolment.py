@@ -109,6 +109,7 @@ async def evaluate(request: EnrolmentRequest) -> Audience:
         request,
         task_queue=USERS_QUEUE,
         start_to_close_timeout=EVALUATION,
+        heartbeat_timeout=HEARTBEAT,
         retry_policy=PATIENCE,
         summary=f"Evaluate the audience of {request.entry}",
     )

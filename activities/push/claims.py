@@ -16,7 +16,7 @@ is, with the same ids.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -50,6 +50,8 @@ OUTCOMES: dict[Verdict, str] = {
     Verdict.UNKNOWN: UNKNOWN,
 }
 """What a verdict is in the ledger."""
+
+STOPPED = "the worker stopped before the answer was recorded"
 
 RESEND_LIMIT = 3
 """Most times that a transactional push is sent whose answers never came."""
@@ -148,9 +150,7 @@ class Claims:
                     self._set(connection, visit, device_id, CLAIMED, None, attempt=attempts + 1)
                     claim.send.append(device_id)
                 elif outcome == CLAIMED:
-                    self._set(
-                        connection, visit, device_id, UNKNOWN, "the worker stopped before the answer was recorded"
-                    )
+                    self._set(connection, visit, device_id, UNKNOWN, STOPPED)
             if not claim.send:
                 claim.stored = self._finish(connection, visit, finish)
             claim.accepted = _accepted(new)
@@ -205,6 +205,29 @@ class Claims:
             return self._finish(connection, visit, finish)
 
         return await self._ledger.database.write(work, keys=[visit.user_id])
+
+    async def abandon(self, passages: Collection[str]) -> None:
+        """Say what is known of pushes that nobody goes on with: those under way are unknown, the others withdrawn.
+
+        Args:
+            passages: Passages none of whose pushes is tried any more.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be written.
+        """
+
+        def work(connection: Connection) -> None:
+            for outcomes, outcome, detail in (
+                ((CLAIMED,), UNKNOWN, STOPPED),
+                (CLAIMABLE, WITHDRAWN, "the user went on, or left, before it could be sent"),
+            ):
+                connection.execute(
+                    update(pushes)
+                    .where(pushes.c.passage.in_(list(passages)), pushes.c.outcome.in_(outcomes))
+                    .values(outcome=outcome, detail=detail)
+                )
+
+        await self._ledger.database.write(work)
 
     def dead(self, device_ids: list[str]) -> dict[tuple[str, str], tuple[str, str]]:
         """Give the dead addresses of some devices: (device, provider) to (token, instant since)."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -43,7 +44,7 @@ from workflows.calendar import end_of_silence, local_time
 from workflows.conditions import duration
 from workflows.contracts import Outcome, Visit
 from workflows.documents import FrequencyCap, Push
-from workflows.errors import PushError, PushHeld, as_application_error
+from workflows.errors import PushError, PushHeld, StoreUnavailable, as_application_error
 
 CAPPED = "skipped: capped"
 CONTROL_GROUP = "skipped: control-group"
@@ -58,6 +59,10 @@ RETRY_FLOOR_SECONDS = 10.0
 """Shortest wait before trying again, where a provider names none (Google's page "scale-fcm": at least 10 seconds)."""
 BROKEN_SECONDS = 60.0
 """How long a provider whose credentials were refused is left alone, by one worker."""
+
+SETTLE_SECONDS = 20.0
+"""How long answers are kept while the ledger cannot be written: with the provider's own time within an attempt."""
+SETTLE_PAUSE_SECONDS = 0.5
 
 USER_OUTCOMES = (ACCEPTED, UNKNOWN, REFUSED, TOKEN_DEAD, GAVE_UP, WITHDRAWN)
 """What is said of a user with several devices: the first of these that one of them met."""
@@ -122,7 +127,11 @@ class PushActivities:
             ApplicationError: A store or a provider cannot be used, or slows us down, which Temporal retries when told;
                 or the version is unknown, which it does not.
         """
-        return await self._passing.pass_by(visit, Push, self._push)
+        outcome = await self._passing.pass_by(visit, Push, self._push)
+        if activity.info().attempt > 1 and (outcome.branch or outcome.left is not None):
+            # He may have gone by without a look at what an earlier try claimed: taken out, or without a device by now.
+            await self._stores.claims.abandon([visit.passage])
+        return outcome
 
     async def _push(self, case: Case[Push]) -> ElementAnswer | Stay | Outcome:
         visit, element = case.visit, case.element
@@ -198,9 +207,8 @@ class PushActivities:
             )
         )
         left = self._seconds_left(element)
-        stored = await claims.settle(
-            visit, answers, resend=resend, give_up=left <= 0, finish=finish, now=datetime.now(UTC)
-        )
+        settle = functools.partial(claims.settle, visit, answers, resend=resend, give_up=left <= 0, finish=finish)
+        stored = await _insisting(settle)
         if stored is not None:
             return stored
         raise self._later(visit, answers, left)
@@ -300,6 +308,18 @@ class PushActivities:
             "sent_at": instant(datetime.now(UTC)),
             "capped_by": int(counts),
         }
+
+
+async def _insisting(settle: Callable[..., Awaitable[Outcome | None]]) -> Outcome | None:
+    """Record answers through a short outage of the ledger: once forgotten, nobody can ask for them again."""
+    until = time.monotonic() + SETTLE_SECONDS
+    while True:
+        try:
+            return await settle(now=datetime.now(UTC))
+        except StoreUnavailable:
+            if time.monotonic() >= until:
+                raise
+        await asyncio.sleep(SETTLE_PAUSE_SECONDS)
 
 
 def push_id(visit: Visit, device_id: str) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
@@ -23,6 +23,9 @@ from workflows.documents import (
 )
 from workflows.errors import NotFoundError
 from workflows.graph import Route, routes_of
+
+PARSED_LIMIT = 256
+"""Versions of journeys that a process keeps parsed: the least recently used leaves first."""
 
 DocumentKind: TypeAlias = Literal["journey", "segment"]
 
@@ -110,7 +113,7 @@ class Catalogue:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._parsed: dict[str, SavedJourney] = {}
+        self._parsed = lru_cache(maxsize=PARSED_LIMIT)(self._parse)
 
     def save(
         self,
@@ -232,18 +235,18 @@ class Catalogue:
             NotFoundError: No saved journey has this digest.
             StoreUnavailable: The catalogue cannot be read.
         """
-        known = self._parsed.get(digest)
-        if known is None:
-            query = select(documents.c.definition).where(documents.c.digest == digest, documents.c.kind == "journey")
-            row = self._database.read(lambda connection: connection.execute(query.limit(1)).first())
-            if row is None:
-                raise NotFoundError(
-                    f"no saved journey has the digest {digest!r}: the catalogue of this worker is not the one that "
-                    "the journey was started with; see the setting JOURNEYS_DATABASE"
-                )
-            document = JourneyDocument.model_validate_json(row.definition)
-            known = self._parsed[digest] = SavedJourney(digest, document, routes_of(document))
-        return known
+        return self._parsed(digest)
+
+    def _parse(self, digest: str) -> SavedJourney:
+        query = select(documents.c.definition).where(documents.c.digest == digest, documents.c.kind == "journey")
+        row = self._database.read(lambda connection: connection.execute(query.limit(1)).first())
+        if row is None:
+            raise NotFoundError(
+                f"no saved journey has the digest {digest!r}: the catalogue of this worker is not the one that "
+                "the journey was started with; see the setting JOURNEYS_DATABASE"
+            )
+        document = JourneyDocument.model_validate_json(row.definition)
+        return SavedJourney(digest, document, routes_of(document))
 
     def _missing(self, kind: DocumentKind, name: str, version: int) -> NotFoundError:
         names = self.names(kind)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from activities.records.database import Database
 from activities.records.rows import held, instant, journeys, pauses, revisions
@@ -320,9 +320,11 @@ class Gate:
 
 
 def _lives(connection: Connection) -> dict[str, Life]:
-    newest: dict[str, Revision] = {}
-    for row in connection.execute(select(revisions).order_by(revisions.c.epoch)):
-        newest[row.journey] = _revision(row)
+    last = (
+        select(revisions.c.journey, func.max(revisions.c.epoch).label("epoch")).group_by(revisions.c.journey).subquery()
+    )
+    own = (revisions.c.journey == last.c.journey) & (revisions.c.epoch == last.c.epoch)
+    newest = {row.journey: _revision(row) for row in connection.execute(select(revisions).join(last, own))}
     paused = set(connection.execute(select(pauses.c.journey).distinct()).scalars())
     return {
         row.journey: Life(

@@ -15,6 +15,8 @@ from workflows.documents import SplitTest
 
 LOOK_SECONDS = 10.0
 """How old a worker's knowledge of winners may be."""
+KNOWN_LIMIT = 1_000
+"""Split tests whose winners a worker knows at once."""
 SIGNIFICANCE = 1.96
 """Standard errors by which the best variant has to lead every other: 95 percent, two-sided."""
 
@@ -73,6 +75,8 @@ class Winners:
         if found is not None and found.branch not in test.branches:
             found = None  # chosen for a version with other variants
         if not look:
+            if len(self._known) >= KNOWN_LIMIT:
+                self._known.clear()  # each is worth ten seconds: what is still asked for is read again
             self._known[journey, element] = (time.monotonic(), found)
         return found
 
