@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,11 +14,21 @@ from temporalio.service import RPCError
 
 from activities.life import stats_of
 from activities.records.reports import list_pushes
+from activities.records.statistics import everybody_inside
 from tests.house import House, events_of
 from workers.engine import JourneyFailed
 from workers.operating import Operator
-from workflows.contracts import FinishRequest, MoveRequest, ResumeRequest, ReviseRequest, Stats, TakeOutRequest
-from workflows.errors import JourneyError
+from workflows.contracts import (
+    FinishRequest,
+    MoveRequest,
+    Outcome,
+    ResumeRequest,
+    ReviseRequest,
+    Stats,
+    TakeOutRequest,
+    Visit,
+)
+from workflows.errors import JourneyError, NotWarm
 
 DAY = timedelta(days=1)
 
@@ -230,3 +240,35 @@ async def test_revising_may_keep_or_end(house: House) -> None:
         assert report.signalled == 4
         await until(lambda: numbers(house, 1).inside == 0)
         assert numbers(house, 1).exited == {"revised": 4}
+
+
+async def test_a_move_that_its_run_has_not_heard_of(house: House) -> None:
+    """A worker dies after it wrote a move down, then comes a second revision: the user goes on, and all adds up."""
+    renamed = SLOW.replace("wait", "hold").replace("First", "Second")
+    async with running(house) as (client, operator):
+        house.save(renamed)
+        await operator.revise(ReviseRequest(inside="move", mapping={"wait": "hold"}))
+        (own,) = everybody_inside(house.stores.ledger.database, "slow", "u1")
+        digest = house.stores.catalogue.find("journey", "slow", 1).digest
+        visit = Visit(
+            journey="slow",
+            version=1,
+            digest=digest,
+            passage=own.passage,
+            step=1,
+            element="wait",
+            user_id="u1",
+            now=datetime.now(UTC),
+        )
+        assert await house.stores.ledger.move(visit, 2, "hold", None, keeps=True) is None
+        with pytest.raises(NotWarm, match="version 2 has taken over from version 1"):
+            await house.stores.ledger.record(visit, Outcome(branch="next"), outcome="next")
+        house.save(renamed.replace("hold", "stay").replace("Second", "Third"))
+        mapping = {"wait": "stay", "hold": "stay"}
+        report = await operator.revise(ReviseRequest(inside="move", mapping=mapping))
+        assert (report.elements, report.signalled) == ({"hold": 1, "wait": 3}, 0)
+        await house.pass_time(client, "slow", "u1", 31 * DAY)
+        await until(lambda: "u1" in titles(house))
+        assert titles(house) == {"u1": ["Third", "Third"]}
+        moved = [(numbers(house, one).moved_in, numbers(house, one).moved_out) for one in (1, 2, 3)]
+        assert moved == [(0, 1), (0, 0), (1, 0)]

@@ -12,6 +12,7 @@ from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import polars as pl
 import pytest
@@ -186,6 +187,30 @@ async def test_the_workflow_tidies_and_tells(house: House) -> None:
     assert house.stores.tables.row_count("users") == 7
 
 
+async def test_audiences_are_removed_when_nobody_enters_from_them(house: House) -> None:
+    """A snapshot goes after its time, when all its users were dealt with or its journey is over; not before."""
+    ledger, at = house.stores.ledger, datetime.now(UTC)
+    for journey, cursor in (("hello", 2), ("half", 1), ("over", 1)):
+        await ledger.open_journey(journey, 1, "digest", f"launch-{journey}", at)
+        audience = Audience(enrolment=f"launch-{journey}/start", users=2, as_of=at, tables={"users": 0})
+        await ledger.open_enrolment(audience.enrolment, journey, 1, "start", audience)
+        await ledger.page_done(audience.enrolment, [], cursor)
+    await ledger.finish_journey("over", "launch-over", at)
+    folder = house.stores.snapshots
+    folder.mkdir()
+    old = (at - 8 * DAY).timestamp()
+    for journey in ("hello", "half", "over", "lost"):
+        path = folder / f"{quote(f'launch-{journey}/start', safe='')}.parquet"
+        path.write_bytes(b"")
+        os.utime(path, (old, old))
+    (folder / "young.parquet").write_bytes(b"")
+    assert tidy_tables(house.stores, UpkeepInput(dry_run=True)).snapshots == 3
+    assert len(list(folder.iterdir())) == 5
+    assert tidy_tables(house.stores, UpkeepInput(retain="9d")).snapshots == 0
+    assert tidy_tables(house.stores, UpkeepInput()).snapshots == 3
+    assert sorted(path.name for path in folder.iterdir()) == ["launch-half%2Fstart.parquet", "young.parquet"]
+
+
 DEVICES = """\
 device_id,user_id,platform,provider,token,last_seen,opt_in
 p1,u1,ios,apns,aa,2026-03-01T10:00:00Z,true
@@ -313,7 +338,7 @@ def test_the_command(house: House) -> None:
     assert house.stores.tables.version("users") == 1
     assert command(house, "--retain", "1h") == (
         0,
-        {"tables": [{**foretold["tables"][0], "version": 2}, foretold["tables"][1]], "dead_devices": 0},
+        {"tables": [{**foretold["tables"][0], "version": 2}, foretold["tables"][1]], "dead_devices": 0, "snapshots": 0},
     )
     assert tidy_tables(house.stores, UpkeepInput()).tables[0].files_before == 1
     for wrong in ("soon", "5m"):

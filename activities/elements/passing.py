@@ -281,7 +281,8 @@ class Passing:
         if revision.inside == "end":
             return await ledger.leave(visit, REVISED, f"version {revision.version} ended those inside")
         meant = catalogue.journey(revision.digest)
-        element = revision.mapping.get(visit.element, visit.element)
+        version, place = await asyncio.to_thread(ledger.place, visit)
+        element = place if version == revision.version else revision.mapping.get(place, place)
         if element not in meant.routes:
             return await ledger.leave(visit, REVISED, f"version {revision.version} has no {element!r}")
         return await self._move(visit, revision.version, meant, element)

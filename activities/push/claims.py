@@ -28,6 +28,7 @@ from activities.records.database import METADATA
 from activities.records.ledger import Ledger
 from activities.records.rows import instant, pushes
 from workflows.contracts import Outcome, Visit
+from workflows.errors import NotWarm
 
 CLAIMED, UNKNOWN = "claimed", "unknown"
 ACCEPTED, REFUSED, TOKEN_DEAD = "accepted", "refused", "token-dead"
@@ -132,7 +133,7 @@ class Claims:
         """
 
         def work(connection: Connection) -> Claim:
-            if stored := self._ledger.outcome_in(connection, visit):
+            if stored := self._ledger.outcome_in(connection, visit, deciding=True):
                 return Claim(stored=stored)
             known = self._known(connection, visit)
             if not known and self._is_capped(connection, visit, caps, now):
@@ -202,7 +203,10 @@ class Claims:
                 connection.execute(
                     update(pushes).where(*_of(visit), pushes.c.outcome.in_(CLAIMABLE)).values(outcome=GAVE_UP)
                 )
-            return self._finish(connection, visit, finish)
+            try:
+                return self._finish(connection, visit, finish)
+            except NotWarm:  # handed over to another version meanwhile, which asks anew: the answers stay
+                return None
 
         return await self._ledger.database.write(work, keys=[visit.user_id])
 

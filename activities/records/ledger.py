@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row, delete, func, select, update
 from activities.records.admissions import Admissions
 from activities.records.rows import hits, instant, journeys, moves, passages, revisions, steps, waits
 from workflows.contracts import Leave, Outcome, Versions, Visit
+from workflows.errors import NotWarm
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Ledger(Admissions):
         properties: str | None = None,
     ) -> Outcome:
         """Do what `record` does, within a transaction that is open."""
-        if (stored := self.outcome_in(connection, visit)) is not None:
+        if (stored := self.outcome_in(connection, visit, deciding=True)) is not None:
             return stored
         at = instant(visit.now)
         row = {
@@ -126,19 +127,36 @@ class Ledger(Admissions):
         """
         return self.database.read(lambda connection: self.outcome_in(connection, visit))
 
-    def outcome_in(self, connection: Connection, visit: Visit) -> Outcome | None:
+    def outcome_in(self, connection: Connection, visit: Visit, *, deciding: bool = False) -> Outcome | None:
         """Give what is written down for a visit, within a transaction that is open.
+
+        Args:
+            connection: Of the transaction.
+            visit: Whose visit to which element.
+            deciding: Whether an answer is written down next, where there is none.
 
         Returns:
             The first answer; without a branch, how the user left before there was one; None when nothing is written.
+
+        Raises:
+            NotWarm: The passage was handed over to another version, of which the worker that decides has not heard.
         """
         row = connection.execute(
-            select(steps.c.branch, steps.c.because, passages.c.exit, passages.c.reason, passages.c.closed_at)
+            select(
+                steps.c.branch,
+                steps.c.because,
+                passages.c.exit,
+                passages.c.reason,
+                passages.c.closed_at,
+                passages.c.version,
+            )
             .select_from(passages)
             .outerjoin(steps, (steps.c.passage == passages.c.passage) & (steps.c.step == visit.step))
             .where(passages.c.passage == visit.passage)
         ).first()
         if row is None or (row.branch is None and row.closed_at is None):
+            if deciding and row is not None and row.version != visit.version:
+                raise NotWarm(f"version {row.version} has taken over from version {visit.version}: asked again in it")
             return None
         left = Leave(exit=row.exit or "", reason=row.reason) if row.closed_at is not None else None
         return Outcome(branch=row.branch or "", because=row.because or "", left=left)
@@ -239,6 +257,23 @@ class Ledger(Admissions):
             return 0, row.sent_to
         moved = (row.to_version, row.to_element)
         return None if moved == (visit.version, visit.element) else moved
+
+    def place(self, visit: Visit) -> tuple[int, str]:
+        """Give the version and the element at which a visit goes on by the record. Blocking.
+
+        They are not the visit's own where a worker wrote down that the passage was handed over, and died before its run
+        heard of it.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be read. Temporal retries.
+        """
+        query = (
+            select(passages.c.version, moves.c.to_element)
+            .join(moves, (moves.c.passage == passages.c.passage) & (moves.c.to_version == passages.c.version))
+            .where(passages.c.passage == visit.passage, moves.c.step == visit.step)
+        )
+        row = self.database.read(lambda connection: connection.execute(query).first())
+        return (row.version, row.to_element) if row is not None else (visit.version, visit.element)
 
     def values(self, passage: str) -> Values:
         """Give what a run knows beside the tables: the values of its entry event and of those it waited for. Blocking.
