@@ -344,8 +344,10 @@ class Proof:
         """Each split decides the same again, from the table versions that it recorded."""
         users = {row.passage: row.user_id for row in entered}
         groups: dict[tuple[int, str, str], list[Any]] = defaultdict(list)
+        found.require(f"a step at {row.element!r} is of no passage" for row in rows if row.passage not in users)
         for row in rows:
-            if isinstance(self._versions[row.version].document.elements[row.element], ConditionSplit):
+            element = self._versions[row.version].document.elements[row.element]
+            if isinstance(element, ConditionSplit) and row.passage in users:
                 groups[row.version, row.element, row.tables].append(row)
         for (version, element, tables), decided in groups.items():
             saved = self._versions[version]
@@ -363,7 +365,7 @@ class Proof:
                 for row in decided
                 if (row.branch == USERS_IN_SEGMENT) != (users[row.passage] in members)
             )
-        without = {users[row.passage] for row in rows if row.outcome == NO_REACHABLE_DEVICE}
+        without = {users[row.passage] for row in rows if row.passage in users and row.outcome == NO_REACHABLE_DEVICE}
         found.require(f"{user} was found without a device, and had one" for user in without & self._expected.reachable)
         decisions = sum(len(decided) for decided in groups.values())
         found.numbers |= {"decisions": decisions, "decided_from": len(groups), "without_device": len(without)}
