@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -11,11 +11,12 @@ from urllib.parse import quote
 
 import polars as pl
 from temporalio import activity
+from temporalio.client import Client
 
 from activities.faults import as_failures
 from activities.heartbeats import beating
 from activities.push.devices import zone_of
-from activities.records.admissions import Arrival
+from activities.records.admissions import Admission, Arrival
 from activities.records.gate import Life
 from activities.scheduling import evaluated_as_of
 from activities.starting import Starter, Way
@@ -122,9 +123,13 @@ class EnrolmentActivities:
             at=request.now,
             cap=saved.document.entry_cap,
         )
-        client, starter = activity.client(), Starter(stores.ids)
+        client, starter = activity.client(), Starter(stores.ids, stores.catalogue)
         way = Way(saved, request.version, request.entry)
         await stores.gate.renew()  # the copy may be of a start before this one
+        # Whom a worker that died has admitted is inside, whatever has become of the journey since.
+        unstarted = await asyncio.to_thread(stores.ledger.unstarted, request.enrolment)
+        await _start(starter, client, way, unstarted)
+        await stores.ledger.page_done(request.enrolment, [admission.passage for admission in unstarted], cursor)
         for page in self._pages(request.enrolment, cursor, audience.users):
             await self._wait_for_room(request.journey)
             life = await self._wait_while_paused(request.journey)
@@ -143,10 +148,7 @@ class EnrolmentActivities:
             later, never = await asyncio.to_thread(self._times, request, saved.document, page)
             admissions = await stores.ledger.admit(replace(arrival, enters_at=later, refused=never), page)
             entering = [admission for admission in admissions if not admission.refused]
-            starting = (starter.start(client, way, one) for one in entering if not one.started)
-            for result in await asyncio.gather(*starting, return_exceptions=True):
-                if isinstance(result, BaseException):
-                    raise result
+            await _start(starter, client, way, [admission for admission in entering if not admission.started])
             cursor += len(page)
             await stores.ledger.page_done(request.enrolment, [admission.passage for admission in entering], cursor)
         if request.schedule is not None:
@@ -222,3 +224,11 @@ class EnrolmentActivities:
         lazy = pl.scan_parquet(path)
         for begin in range(cursor, end, PAGE):
             yield lazy.slice(begin, PAGE).collect().get_column("user_id").to_list()
+
+
+async def _start(starter: Starter, client: Client, way: Way, admissions: Iterable[Admission]) -> None:
+    """Start the runs of some admissions; fail with the first that fails, when all have been tried."""
+    starting = (starter.start(client, way, admission) for admission in admissions)
+    for result in await asyncio.gather(*starting, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result

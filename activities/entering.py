@@ -29,7 +29,7 @@ class EnteringActivities:
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
-        self._starter = Starter(stores.ids)
+        self._starter = Starter(stores.ids, stores.catalogue)
 
     @activity.defn(name="enter")
     @as_failures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from temporalio.client import Client
 from temporalio.common import (
@@ -16,7 +16,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.records.admissions import Admission
-from activities.records.catalogue import SavedJourney
+from activities.records.catalogue import Catalogue, SavedJourney
 from activities.records.pseudonyms import Pseudonyms
 from workflows.contracts import (
     JOURNEY_ID,
@@ -56,10 +56,11 @@ class Starter:
 
     Args:
         ids: Names users towards Temporal.
+        catalogue: Saved versions.
     """
 
-    def __init__(self, ids: Pseudonyms) -> None:
-        self._ids = ids
+    def __init__(self, ids: Pseudonyms, catalogue: Catalogue) -> None:
+        self._ids, self._catalogue = ids, catalogue
         self._slots = asyncio.Semaphore(STARTS_AT_ONCE)
 
     async def start(self, client: Client, way: Way, admission: Admission) -> None:
@@ -73,6 +74,9 @@ class Starter:
         Raises:
             StoreUnavailable: Another run holds the workflow id and does not end. Temporal retries.
         """
+        if admission.version != way.version:
+            # Admitted before another version took over: the run begins in its own, and follows as was picked.
+            way = await asyncio.to_thread(self._way_of, way, admission)
         document = way.saved.document
         name = self._ids.name(admission.user_id)
         workflow_id = self._ids.workflow_id(document.journey, admission.user_id, way.key)
@@ -115,6 +119,10 @@ class Starter:
                     ) from None
                 waited += PAUSE_SECONDS
                 await asyncio.sleep(PAUSE_SECONDS)
+
+    def _way_of(self, way: Way, admission: Admission) -> Way:
+        found = self._catalogue.find("journey", way.saved.document.journey, admission.version)
+        return replace(way, saved=self._catalogue.journey(found.digest), version=found.version, entry=admission.entry)
 
     async def _runs(self, client: Client, workflow_id: str, passage: str) -> bool:
         """Tell whether the newest run of a workflow id, open or ended, is a passage's."""

@@ -346,8 +346,8 @@ class Proof:
         groups: dict[tuple[int, str, str], list[Any]] = defaultdict(list)
         found.require(f"a step at {row.element!r} is of no passage" for row in rows if row.passage not in users)
         for row in rows:
-            element = self._versions[row.version].document.elements[row.element]
-            if isinstance(element, ConditionSplit) and row.passage in users:
+            decides = isinstance(self._versions[row.version].document.elements[row.element], ConditionSplit)
+            if decides and row.passage in users:
                 groups[row.version, row.element, row.tables].append(row)
         for (version, element, tables), decided in groups.items():
             saved = self._versions[version]

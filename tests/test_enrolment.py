@@ -8,12 +8,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import temporalio.client
 from sqlalchemy import select
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from activities.enrolment import PAGE
+from activities.life import stats_of
 from activities.records.rows import enrolments, passages, pushes, refusals
 from tests.house import House
 from tests.worker_that_dies import (
@@ -23,7 +25,17 @@ from tests.worker_that_dies import (
     production_workers,
     until,
 )
-from workflows.contracts import JOURNEYS_QUEUE, PUSH_QUEUE, USERS_QUEUE, Stats, UserJourneyInput, user_workflow_id
+from workers.operating import Operator
+from workflows.contracts import (
+    JOURNEYS_QUEUE,
+    PUSH_QUEUE,
+    USERS_QUEUE,
+    FinishRequest,
+    ReviseRequest,
+    Stats,
+    UserJourneyInput,
+    user_workflow_id,
+)
 
 CROWD = 1_100
 PUSHED = 200
@@ -76,11 +88,22 @@ async def runs_of(client: Client, journey: str) -> list[temporalio.client.Workfl
 
 async def passage_of(client: Client, run: temporalio.client.WorkflowExecution) -> str:
     """Read the passage that a run was started with."""
+    return str((await input_of(client, run)).passage)
+
+
+async def version_of(client: Client, run: temporalio.client.WorkflowExecution) -> int:
+    """Read the version that a run was started in."""
+    return int((await input_of(client, run)).version)
+
+
+async def input_of(client: Client, run: temporalio.client.WorkflowExecution) -> UserJourneyInput:
+    """Read what a run was started with."""
     handle = client.get_workflow_handle(run.id, run_id=run.run_id)
     async for event in handle.fetch_history_events(page_size=1):
         payloads = event.workflow_execution_started_event_attributes.input.payloads
         (given,) = await client.data_converter.decode(payloads, [UserJourneyInput])
-        return str(given.passage)
+        assert isinstance(given, UserJourneyInput)
+        return given
     raise AssertionError("a run without a history")
 
 
@@ -167,6 +190,34 @@ class _MeetsAnIdInUse(StartWatcher):
         except WorkflowAlreadyStartedError:
             self.met += 1
             raise
+
+
+@pytest.mark.parametrize("turn", ["revise", "finish"])
+async def test_who_was_admitted_and_not_started_is_inside_whatever_comes(house: House, turn: str) -> None:
+    """A worker dies between admitting and starting, then the journey is revised or finished: all pass their version."""
+    size = 40
+    load_crowd(house, size)
+    async with production_workers(house, (JOURNEYS_QUEUE,)) as client:
+        async with other_process(house, "--queues", USERS_QUEUE, PUSH_QUEUE, "--after-starts", "3") as first:
+            report = await house.engine.start("crowd", client=client)
+            await first.killed()
+        admitted = rows(house, passages)
+        assert (len(admitted), {row.version for row in admitted}) == (size, {1})
+        assert sum(row.started for row in admitted) <= 3
+        operator = Operator(client, "crowd")
+        if turn == "revise":
+            house.save(CROWD_DOCUMENTS.replace("Hello", "Later"))
+            await operator.revise(ReviseRequest(inside="keep"))
+        else:
+            await operator.finish(FinishRequest(inside="keep"))
+        async with production_workers(house, (USERS_QUEUE, PUSH_QUEUE)):
+            await house.engine.result(report, client=client)
+        versions = {(await version_of(client, run)) for run in await runs_of(client, "crowd")}
+    stats = stats_of(house.stores, "crowd", 1)
+    require_sums(stats)
+    assert (stats.entered, stats.exited, versions) == (size, {"end": size}, {1})
+    assert Counter((row.started, row.version) for row in rows(house, passages)) == {(1, 1): size}
+    assert {row.title for row in rows(house, pushes)} == {"Hello"}
 
 
 async def test_an_id_still_in_use_is_waited_for(house: House) -> None:

@@ -61,7 +61,7 @@ class Effects:
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
         self._ids = stores.ids
-        self._entering = Entering(stores.ledger, stores.ids)
+        self._entering = Entering(stores.ledger, stores.ids, stores.catalogue)
         self._waits = Waits(stores.ledger)
         self._goals = Goals(stores.ledger)
 

@@ -75,11 +75,12 @@ class Entering:
     Args:
         ledger: Where admissions are written down.
         ids: Names users towards Temporal.
+        catalogue: Saved versions.
     """
 
-    def __init__(self, ledger: Ledger, ids: Pseudonyms) -> None:
+    def __init__(self, ledger: Ledger, ids: Pseudonyms, catalogue: Catalogue) -> None:
         self._ledger = ledger
-        self._starter = Starter(ids)
+        self._starter = Starter(ids, catalogue)
 
     async def enter(self, client: Client, door: Door, event: Occurrence) -> str | None:
         """Admit the user of an event, and start the run.

@@ -265,6 +265,18 @@ class Admissions:
         row = self.database.read(lambda connection: connection.execute(query).first())
         return None if row is None else _admission(row)
 
+    def unstarted(self, enrolment: str) -> list[Admission]:
+        """List whom an enrolment has admitted and for whom no run was started, of those inside. Blocking.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be read. Temporal retries.
+        """
+        query = select(passages).where(
+            passages.c.enrolment == enrolment, passages.c.started == 0, passages.c.closed_at.is_(None)
+        )
+        rows = self.database.read(lambda connection: connection.execute(query).all())
+        return [_admission(row) for row in rows]
+
     async def begin(self, passage: str, at: datetime, leave: Leave | None) -> Admission | None:
         """Write down that a passage's run is under way.
 

@@ -155,7 +155,7 @@ class Ledger(Admissions):
             .where(passages.c.passage == visit.passage)
         ).first()
         if row is None or (row.branch is None and row.closed_at is None):
-            if deciding and row is not None and row.version != visit.version:
+            if deciding and row is not None and row.version > visit.version:
                 raise NotWarm(f"version {row.version} has taken over from version {visit.version}: asked again in it")
             return None
         left = Leave(exit=row.exit or "", reason=row.reason) if row.closed_at is not None else None
