@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock
 
 from temporalio import activity
@@ -13,9 +13,11 @@ from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 
 from activities.documents.saving import save_definition
 from activities.faults import as_failures
+from activities.records.admissions import Admission
 from activities.records.catalogue import Saved
 from activities.records.statistics import count as count_stats
 from activities.records.statistics import everybody_inside
+from activities.starting import Starter, Way
 from activities.stores import Stores
 from workflows.contracts import (
     JourneyRequest,
@@ -34,6 +36,11 @@ from workflows.errors import RefusedError, StillInside
 POLL_SECONDS = 0.1
 LOOK_SECONDS = 3.0
 """How long one attempt watches before it leaves the asking to the server's retries."""
+
+FORSAKEN = timedelta(minutes=2)
+"""How long after an admission its run is not started by whoever has admitted: he is dead, or was refused since."""
+FORSAKEN_AT_ONCE = 100
+"""Runs started in one look."""
 
 ABNORMAL = {
     WorkflowExecutionStatus.TERMINATED: "terminated",
@@ -111,6 +118,7 @@ class LifeActivities:
                 costs no history event.
         """
         await reconcile(activity.client(), self._stores, request.journey)
+        await start_forsaken(activity.client(), self._stores, request.journey)
         until = time.monotonic() + LOOK_SECONDS
         if request.admits:
             raise StillInside(f"{request.journey!r} admits users: this watch goes on until it does not")
@@ -245,6 +253,36 @@ async def reconcile(client: Client, stores: Stores, journey: str) -> int:
             closed += await _close(client, stores, journey, page)
             page = {}
     return closed + await _close(client, stores, journey, page)
+
+
+async def start_forsaken(client: Client, stores: Stores, journey: str) -> int:
+    """Start the runs of those who were admitted by a worker that died, and to whom nobody came back.
+
+    Args:
+        client: Reaches the server.
+        stores: Catalogue and ledger.
+        journey: The journey.
+
+    Returns:
+        How many runs were started, or are there after all; the next look goes on with those that could not be.
+    """
+    before = datetime.now(UTC) - FORSAKEN
+    life = await asyncio.to_thread(stores.ledger.life, journey)
+    found = await asyncio.to_thread(stores.ledger.forsaken, journey, before, FORSAKEN_AT_ONCE)
+    if life is None or not found:
+        return 0
+    starter, saved = Starter(stores.ids, stores.catalogue), stores.catalogue.journey(life.digest)
+
+    async def start(admission: Admission) -> None:
+        way = Way(saved, life.version, admission.entry, admission.key)
+        await starter.start(client, way, admission)
+        await stores.ledger.started([admission.passage])
+
+    done = await asyncio.gather(*(start(admission) for admission in found), return_exceptions=True)
+    for admission, failure in zip(found, done, strict=True):
+        if failure is not None:
+            activity.logger.warning("the run of passage %s cannot be started yet: %s", admission.passage, failure)
+    return sum(failure is None for failure in done)
 
 
 async def _close(client: Client, stores: Stores, journey: str, page: dict[str, WorkflowExecution]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from activities.life import stats_of
+from activities.life import start_forsaken, stats_of
+from activities.records.admissions import Arrival
 from activities.records.reports import list_pushes
 from activities.records.statistics import everybody_inside
 from tests.house import House, events_of
@@ -272,3 +274,19 @@ async def test_a_move_that_its_run_has_not_heard_of(house: House) -> None:
         assert titles(house) == {"u1": ["Third", "Third"]}
         moved = [(numbers(house, one).moved_in, numbers(house, one).moved_out) for one in (1, 2, 3)]
         assert moved == [(0, 1), (0, 0), (1, 0)]
+
+
+async def test_who_was_admitted_and_forsaken_is_started(house: House) -> None:
+    """Whom a worker has admitted by a word that is not repeated is started by the watch, minutes later, once."""
+    async with running(house) as (client, _):
+        arrival = Arrival("enter/slow/lost", "slow", 1, "start", "never", datetime.now(UTC) - timedelta(minutes=1))
+        await house.stores.ledger.admit(arrival, ["u3"])
+        assert await start_forsaken(client, house.stores, "slow") == 0, "it may be about to be started"
+        late = datetime.now(UTC) - timedelta(minutes=3)
+        await house.stores.ledger.admit(replace(arrival, enrolment="enter/slow/late", at=late), ["u5"])
+        assert await start_forsaken(client, house.stores, "slow") == 1
+        await at_rest(house, client, "u5")
+        assert await start_forsaken(client, house.stores, "slow") == 0
+        assert numbers(house).inside == 6
+        with pytest.raises(RPCError, match="not found"):
+            await client.get_workflow_handle("journey/slow/user/u3").describe()

@@ -40,6 +40,7 @@ class Admission:
         left: How the passage ended, where it has.
         known: Whether the ledger held it already: a run of it may be there, where it is no refusal.
         enters_at: When the user comes in, UTC; None for at once.
+        key: The key of a keyed run, as the ledger has it.
     """
 
     passage: str
@@ -51,6 +52,7 @@ class Admission:
     left: Leave | None = None
     known: bool = False
     enters_at: datetime | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -271,11 +273,24 @@ class Admissions:
         Raises:
             StoreUnavailable: The ledger cannot be read. Temporal retries.
         """
-        query = select(passages).where(
-            passages.c.enrolment == enrolment, passages.c.started == 0, passages.c.closed_at.is_(None)
-        )
-        rows = self.database.read(lambda connection: connection.execute(query).all())
-        return [_admission(row) for row in rows]
+        return self._unstarted(passages.c.enrolment == enrolment)
+
+    def forsaken(self, journey: str, before: datetime, limit: int) -> list[Admission]:
+        """List some of those inside whom somebody has admitted, and never started. Blocking.
+
+        Args:
+            journey: The journey.
+            before: Those admitted later may be about to be started, UTC.
+            limit: Most to give.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be read. Temporal retries.
+        """
+        return self._unstarted(passages.c.journey == journey, passages.c.entered_at < instant(before), limit=limit)
+
+    def _unstarted(self, *where: Any, limit: int | None = None) -> list[Admission]:
+        query = select(passages).where(*where, passages.c.started == 0, passages.c.closed_at.is_(None)).limit(limit)
+        return [_admission(row) for row in self.database.read(lambda connection: connection.execute(query).all())]
 
     async def begin(self, passage: str, at: datetime, leave: Leave | None) -> Admission | None:
         """Write down that a passage's run is under way.
@@ -351,6 +366,15 @@ class Admissions:
             connection.execute(update(enrolments).where(enrolments.c.enrolment == enrolment).values(cursor=cursor))
 
         await self.database.write(work)
+
+    async def started(self, started: list[str]) -> None:
+        """Mark passages as started.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be written.
+        """
+        marked = update(passages).where(passages.c.passage.in_(started)).values(started=1)
+        await self.database.write(lambda connection: connection.execute(marked))
 
     def enrolled(self, enrolment: str) -> tuple[int, int]:
         """Count the users whom an enrolment admitted and refused."""
@@ -475,6 +499,7 @@ def _admission(row: Row[Any]) -> Admission:
         left=left,
         known=True,
         enters_at=datetime.fromisoformat(row.enters_at) if row.enters_at else None,
+        key=row.key,
     )
 
 
