@@ -11,14 +11,14 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import unquote
 
 import polars as pl
-from sqlalchemy import ColumnElement, Connection, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select
 from temporalio import activity
 
 from activities.faults import as_failures
 from activities.heartbeats import beating
 from activities.push.devices import MARKED, SINCE, mark_dead
 from activities.records.database import Database
-from activities.records.rows import enrolments, journeys, passages, steps
+from activities.records.rows import enrolments, instant, journeys, passages, steps, taken
 from activities.stores import Stores
 from activities.tables.delta import TABLES
 from activities.tables.stored import DEAD_ADDRESS, DEAD_SINCE
@@ -27,6 +27,11 @@ from workflows.conditions import duration
 from workflows.errors import RefusedError, StoreUnavailable
 from workflows.upkeep import UpkeepInput, UpkeepReport
 
+REMEMBERED = timedelta(days=100)
+"""How long the ledger remembers events: longer than the longest wait, which looks back to its beginning. An event given
+again by the same id after that is a new one."""
+FORGOTTEN_AT_ONCE = 10_000
+"""Events deleted in one transaction, so that others come in between."""
 LEAST = timedelta(hours=1)
 """Shortest time that replaced files stay: an evaluation that began before may read them for as long."""
 
@@ -104,8 +109,36 @@ def tidy_tables(stores: Stores, given: UpkeepInput) -> UpkeepReport:
     return UpkeepReport(
         tables=[one for one in tidied if one is not None],
         dead_devices=buried,
+        events=forget_events(stores, before=now - REMEMBERED, dry_run=given.dry_run),
         snapshots=remove_snapshots(stores, before=now - retain, dry_run=given.dry_run),
     )
+
+
+def forget_events(stores: Stores, *, before: datetime, dry_run: bool = False) -> int:
+    """Have the ledger forget events that are stored, and done, some at a time. Blocking.
+
+    Args:
+        stores: The ledger.
+        before: Those taken later stay, UTC.
+        dry_run: Forget none, and tell how many would be.
+
+    Returns:
+        How many are forgotten.
+
+    Raises:
+        StoreUnavailable: The ledger cannot be read or written. Asking again does what is missing.
+    """
+    database, forgotten = stores.ledger.database, 0
+    old = (taken.c.stored == 1, taken.c.done == 1, taken.c.taken_at < instant(before))
+    if dry_run:
+        query = select(func.count()).select_from(taken).where(*old)
+        return int(database.read(lambda connection: connection.execute(query).scalar_one()))
+    some = select(taken.c.event_id).where(*old).limit(FORGOTTEN_AT_ONCE)
+    while gone := database.write_now(
+        lambda connection: connection.execute(delete(taken).where(taken.c.event_id.in_(some))).rowcount
+    ):
+        forgotten += gone
+    return forgotten
 
 
 def remove_snapshots(stores: Stores, *, before: datetime, dry_run: bool = False) -> int:

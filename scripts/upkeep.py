@@ -76,6 +76,8 @@ def upkeep(retain: str, dry_run: bool, every: str | None) -> None:
     )
     if report.dead_devices:
         people().print(f"dead addresses written into the table of devices: {report.dead_devices}")
+    if report.events:
+        people().print(f"events forgotten by the ledger, done long ago: {report.events}")
     if report.snapshots:
         people().print(f"audiences removed, from which nobody enters any more: {report.snapshots}")
 

@@ -23,8 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 LONGEST_SECONDS = 300
 
 
+@pytest.mark.storm
 def test_a_short_storm_loses_nobody() -> None:
-    """A short storm, some two minutes, in which each kind of fault comes: every number is proved, and exit is 0."""
+    """A short storm, in which each kind of fault comes: every number is proved, and the exit status is 0."""
     words = [sys.executable, "-m", "scripts.storm", "--short", "--seed", "1", "--json"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=LONGEST_SECONDS)
     found = json.loads(done.stdout)

@@ -16,12 +16,14 @@ from urllib.parse import quote
 
 import polars as pl
 import pytest
+from sqlalchemy import select
 from temporalio.client import Client, ScheduleOverlapPolicy, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.service import RPCError
 
 from activities.push.claims import dead_addresses
 from activities.records.admissions import Arrival
 from activities.records.ledger import Evidence
+from activities.records.rows import instant, taken
 from activities.tables.delta import Tables
 from activities.tables.schema import TableName
 from activities.tables.tidying import tidy
@@ -211,6 +213,31 @@ async def test_audiences_are_removed_when_nobody_enters_from_them(house: House) 
     assert sorted(path.name for path in folder.iterdir()) == ["launch-half%2Fstart.parquet", "young.parquet"]
 
 
+def test_the_ledger_forgets_events_that_were_done_long_ago(house: House) -> None:
+    """Events go from the ledger 100 days after they were taken, where they are stored and done; others stay."""
+    now = datetime.now(UTC)
+    rows = [
+        {
+            "event_id": f"{days}-{stored}-{done}",
+            "user_id": "u1",
+            "event": "purchase",
+            "at": instant(now - days * DAY),
+            "taken_at": instant(now - days * DAY),
+            "properties": "{}",
+            "stored": stored,
+            "done": done,
+        }
+        for days, stored, done in ((99, 1, 1), (101, 1, 1), (102, 1, 1), (101, 0, 0), (101, 1, 0))
+    ]
+    database = house.stores.ledger.database
+    database.write_now(lambda connection: connection.execute(taken.insert(), rows))
+    assert tidy_tables(house.stores, UpkeepInput(dry_run=True)).events == 2
+    assert tidy_tables(house.stores, UpkeepInput()).events == 2
+    left = database.read(lambda connection: connection.execute(select(taken.c.event_id)).scalars().all())
+    assert sorted(left) == ["101-0-0", "101-1-0", "99-1-1"]
+    assert tidy_tables(house.stores, UpkeepInput()).events == 0
+
+
 DEVICES = """\
 device_id,user_id,platform,provider,token,last_seen,opt_in
 p1,u1,ios,apns,aa,2026-03-01T10:00:00Z,true
@@ -338,7 +365,12 @@ def test_the_command(house: House) -> None:
     assert house.stores.tables.version("users") == 1
     assert command(house, "--retain", "1h") == (
         0,
-        {"tables": [{**foretold["tables"][0], "version": 2}, foretold["tables"][1]], "dead_devices": 0, "snapshots": 0},
+        {
+            "tables": [{**foretold["tables"][0], "version": 2}, foretold["tables"][1]],
+            "dead_devices": 0,
+            "events": 0,
+            "snapshots": 0,
+        },
     )
     assert tidy_tables(house.stores, UpkeepInput()).tables[0].files_before == 1
     for wrong in ("soon", "5m"):

@@ -48,6 +48,8 @@ class UpkeepReport(Wire):
     tables: list[TidiedTable]
     dead_devices: int = 0
     """Devices of whose dead address the table tells from now on; would tell, in a dry run."""
+    events: int = 0
+    """Events that the ledger has forgotten, done long ago: the table has them; would forget."""
     snapshots: int = 0
     """Audiences that were evaluated, from which nobody enters any more, and which were removed; would be."""
 
