@@ -33,7 +33,6 @@ from workflows.contracts import (
     JOURNEY_VERSION,
     UserJourneyResult,
     journey_workflow_id,
-    user_workflow_id,
 )
 from workflows.documents import USERS_IN_SEGMENT, ConditionSplit, Push, ways_out
 
@@ -242,7 +241,7 @@ class Proof:
             one.passage: one.whereabouts.element_in(self._versions[one.version])
             for one in everybody_inside(self._stores.ledger.database, self._journey)
         }
-        ids = {user_workflow_id(self._journey, row.user_id, row.key): row for row in entered}
+        ids = {self._stores.ids.workflow_id(self._journey, row.user_id, row.key): row for row in entered}
         found.require(f"the run {workflow_id!r} has no passage" for workflow_id in set(runs) - set(ids))
         found.require(f"{ids[workflow_id].user_id} entered and has no run" for workflow_id in set(ids) - set(runs))
         for workflow_id in set(ids) & set(runs):
@@ -381,11 +380,11 @@ def _disagreement(row: Any, run: Run, places: dict[str, str], inside: set[str]) 
         return f"left at {row.exit!r} with {row.reason!r}; the run is {_name(status)}, with {ended}"
     place, version = attributes.get(JOURNEY_ELEMENT), attributes.get(JOURNEY_VERSION)
     if status != WorkflowExecutionStatus.RUNNING:
-        return f"inside at {places[row.passage]!r}; the run is {_name(status)}"
-    if places[row.passage] not in inside:
-        return f"stays at {places[row.passage]!r}, where nobody should"
-    if (place, version) != (places[row.passage], str(row.version)):
-        return f"inside at {places[row.passage]!r} v{row.version}; the run waits at {place!r} v{version}"
+        return f"inside at {places.get(row.passage)!r}; the run is {_name(status)}"
+    if places.get(row.passage) not in inside:
+        return f"stays at {places.get(row.passage)!r}, where nobody should"
+    if (place, version) != (places.get(row.passage), str(row.version)):
+        return f"inside at {places.get(row.passage)!r} v{row.version}; the run waits at {place!r} v{version}"
     return ""
 
 

@@ -18,12 +18,14 @@ from activities.push.claims import Cap
 from activities.push.delivery import DeliveryRules
 from activities.push.previewing import preview_push
 from activities.push.rates import Rates
+from activities.records.database import BUSY_SECONDS
 from activities.records.reports import list_pushes
 from tests.apns_peer import ApnsPeer, Behaviour
 from tests.certificates import make_authority, private_pem, public_pem, server_certificate, signing_key
 from tests.house import House
+from tests.test_faults import locked_ledger
 from workers.plugin import JourneysPlugin
-from workflows.contracts import PUSH_QUEUE, USERS_QUEUE, Stats
+from workflows.contracts import PUSH_QUEUE, USERS_QUEUE, Leave, Stats
 
 TOKENS = {"d1": "a1" * 32, "d2": "b2" * 32, "d3": "c3" * 32}
 
@@ -171,6 +173,42 @@ async def test_a_claim_without_a_record_is_unknown(apple: Apple) -> None:
             stats = await apple.house.engine.result(report, client=client)
     assert stats.elements["promo"].devices == {"unknown": 1}
     assert apple.peer.received == []
+
+
+@pytest.mark.parametrize("end", ["removed", "terminated"])
+async def test_a_claim_of_somebody_who_is_gone_is_unknown(apple: Apple, end: str) -> None:
+    """A worker dies with a push under way, and nobody asks for it again: it is listed as unknown all the same."""
+    apple.save("devices: {attribute: app_version, at_least: 3.10.0}")
+    ledger = apple.house.stores.ledger
+    plugin = JourneysPlugin(apple.house.stores, sandbox=True, providers={"apns": apple.provider})
+    async with apple.house.serving(("journeys", USERS_QUEUE), plugin=plugin) as client:
+        report = await apple.house.engine.start("apple", client=client)
+        async with apple.house.serving((PUSH_QUEUE,), plugin=_Dying(apple)):
+            await asyncio.wait_for(_until(lambda: apple.outcomes.get("d2") == "claimed"), 20)
+        if end == "terminated":
+            await client.get_workflow_handle("journey/apple/user/u2").terminate()
+        else:
+            passages = await asyncio.to_thread(ledger.open_passages, "apple", ["u2"])
+            await ledger.close(dict.fromkeys(passages.values(), Leave(exit="", reason=end)), datetime.now(UTC))
+        async with apple.house.serving((PUSH_QUEUE,), plugin=plugin):
+            stats = await asyncio.wait_for(apple.house.engine.result(report, client=client), 90)
+            await asyncio.wait_for(_until(lambda: apple.outcomes == {"d2": "unknown"}), 30)
+    assert stats.exited == {"end": 1, end: 1}
+    assert apple.peer.received == []
+
+
+async def test_answers_outlast_a_short_outage_of_the_ledger(apple: Apple) -> None:
+    """An answer that cannot be written down for some seconds is kept meanwhile: the push is accepted, not unknown."""
+    apple.save("devices: {attribute: app_version, at_least: 3.10.0}")
+    apple.peer.default = Behaviour(delay=0.5)
+    running = asyncio.create_task(apple.run())
+    await asyncio.wait_for(_until(lambda: apple.peer.received), 20)
+    with locked_ledger(apple.house):
+        await asyncio.sleep(2 * BUSY_SECONDS + 0.5)
+        assert apple.outcomes == {"d2": "claimed"}
+    stats = await asyncio.wait_for(running, 40)
+    assert stats.elements["promo"].devices == {"accepted": 1}
+    assert len(apple.peer.received) == 1
 
 
 def _Dying(apple: Apple) -> JourneysPlugin:
