@@ -14,7 +14,7 @@ from sqlalchemy import delete, update
 from temporalio.client import Client
 
 from activities.records.rows import passages, pushes, steps
-from scripts.storm import LONG, SHORT, STROKES, plan_storm
+from scripts.storm_plan import LONG, SHORT, STROKES, plan_storm
 from scripts.storm_proof import Expected, Findings, Proof
 from scripts.storm_receiver import Counted
 from tests.house import House
@@ -28,9 +28,14 @@ LONGEST_SECONDS = 420
 def test_a_short_storm_loses_nobody() -> None:
     """A short storm, in which each kind of fault comes: every number is proved, and the exit status is 0."""
     words = [sys.executable, "-m", "scripts.storm", "--short", "--seed", "1", "--json"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=LONGEST_SECONDS)
-    found = json.loads(done.stdout)
-    assert (done.returncode, found["losses"], found["ok"]) == (0, [], True), done.stderr
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as storm:
+        try:
+            out, err = storm.communicate(timeout=LONGEST_SECONDS)
+        except subprocess.TimeoutExpired:
+            storm.terminate()  # it stops what it has started
+            pytest.fail(f"after {LONGEST_SECONDS} s it is at: {storm.communicate()[1]}")
+    found = json.loads(out)
+    assert (storm.returncode, found["losses"], found["ok"]) == (0, [], True), err
     assert (found["seed"], found["users"]) == (1, SHORT.users)
     assert {kind: number for kind, number in found["strokes"].items() if number} == {
         kind: times for kind, (times, _, _) in STROKES.items()
