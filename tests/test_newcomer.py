@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,11 +12,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import pytest
-
+from scripts.output import DONE
 from scripts.sample import JOURNEY, REMINDER
-from tests.commands import one_object
+from tests.commands import Commands, one_object
 from tests.test_readme import README, blocks
 
 COMMENT = re.compile(r"\s+#.*$")
@@ -32,64 +33,63 @@ def commands_of(heading: str) -> list[str]:
 
 
 class Terminal:
-    """A shell as a newcomer has it: each command is typed when the one before it has ended."""
+    """A terminal as a newcomer has it: each command is typed when the one before it has ended.
+
+    Args:
+        folder: The clone.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._shell = subprocess.Popen(
-            ["/bin/sh"],
-            cwd=folder,
-            env={**os.environ, "COLUMNS": "200"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        self._folder = folder
+        # As `. .venv/bin/activate` leaves it for the commands behind it.
+        self._environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
     def type(self, command: str) -> str:
-        """Run a command, which has to succeed, and give what it printed."""
-        assert self._shell.stdin is not None
-        assert self._shell.stdout is not None
-        self._shell.stdin.write(f'{command}\necho "=== $?"\n')
-        self._shell.stdin.flush()
-        said = ""
-        for line in self._shell.stdout:
-            if line.startswith("=== "):
-                assert line == "=== 0\n", f"{command}\n{said}"
-                return said
-            said += line
-        raise AssertionError(f"the shell has ended at: {command}\n{said}")
+        """Run a command, which has to succeed, and give what it printed.
 
-    def close(self) -> None:
-        self._shell.communicate(timeout=20)
+        A plain `journeys` command runs in this process, since loading it thirty times would take a minute; the rest
+        is the shell's.
+        """
+        words = shlex.split(command)
+        if words[0] == "journeys" and "&&" not in words:
+            here = Commands(self._folder)(*words[1:])
+            assert here.status == 0, f"{command}\n{here.out}{here.err}"
+            return here.out
+        shell = subprocess.run(
+            ["/bin/sh", "-c", f"{command} && pwd"],
+            cwd=self._folder,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert shell.returncode == 0, f"{command}\n{shell.stdout}{shell.stderr}"
+        *said, folder = shell.stdout.splitlines()
+        self._folder = Path(folder)
+        return "\n".join(said)
+
+    @contextmanager
+    def leave_running(self, command: str) -> Iterator[None]:
+        """Run a command beside the others, from when it says that it serves; Ctrl-C at the end."""
+        with (self._folder / "running.out").open("w+") as said:
+            process = subprocess.Popen(
+                shlex.split(command), cwd=self._folder, env=self._environment, stdout=said, stderr=subprocess.STDOUT
+            )
+            try:
+                deadline = time.monotonic() + 60
+                while SERVES not in (told := Path(said.name).read_text()):
+                    assert process.poll() is None, told
+                    assert time.monotonic() < deadline, told
+                    time.sleep(0.1)
+                yield
+            finally:
+                process.send_signal(signal.SIGINT)
+                assert process.wait(timeout=60) == DONE
 
 
-@contextmanager
-def a_clone(folder: Path) -> Iterator[Terminal]:
-    """Give a terminal in a folder whose environment is made, and stop at the end what was left running in it."""
-    (folder / ".venv").symlink_to(sys.prefix)
-    terminal = Terminal(folder)
-    try:
-        yield terminal
-    finally:
-        if (running := folder / "dev.pid").exists():
-            os.kill(int(running.read_text()), signal.SIGTERM)
-        terminal.close()
-
-
-def leave_running(terminal: Terminal, folder: Path) -> None:
-    """Do what "leave it running" says, and go on when it says that it serves."""
-    terminal.type(f"journeys dev >{folder}/dev.out 2>&1 & echo $! >{folder}/dev.pid")
-    deadline = time.monotonic() + 30
-    while SERVES not in (said := (folder / "dev.out").read_text()):
-        assert time.monotonic() < deadline, said
-        time.sleep(0.1)
-
-
-@pytest.mark.parametrize("text", [REMINDER], ids=["reminder.yaml"])
-def test_the_journey_that_waits_is_the_one_that_new_writes(text: str) -> None:
+def test_the_journey_that_waits_is_the_one_that_new_writes() -> None:
     """The README shows `reminder.yaml` as `journeys new` writes it, but for the line for editors."""
-    assert text.split("\n", 1)[1] in blocks("yaml")
+    assert REMINDER.split("\n", 1)[1] in blocks("yaml")
 
 
 def test_the_first_journey_differs_only_in_what_the_readme_leaves_out() -> None:
@@ -102,29 +102,28 @@ def test_the_first_journey_differs_only_in_what_the_readme_leaves_out() -> None:
 
 def test_from_a_clone_to_a_revised_and_resumed_journey(tmp_path: Path) -> None:
     """Each command of the README's first two journeys succeeds as it is written, and their numbers are as it says."""
-    said: dict[str, str] = {}
-    with a_clone(tmp_path) as terminal:
-        for heading in ("The first journey", "A journey that waits"):
-            for command in commands_of(heading):
-                if command == "journeys dev":
-                    leave_running(terminal, tmp_path)
-                else:
-                    said[command] = terminal.type(command)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    terminal, said = Terminal(tmp_path), {}
+    first, waits = commands_of("The first journey"), commands_of("A journey that waits")
+    place = first.index("journeys dev")
+    for command in first[:place]:
+        said[command] = terminal.type(command)
+    with terminal.leave_running(first[place]):
+        for command in first[place + 1 :] + waits:
+            said[command] = terminal.type(command)
         ended = wait_for_the_end(terminal)
-        first = one_object(terminal.type("journeys stats reminder --version 1 --json"))
+        before = one_object(terminal.type("journeys stats reminder --version 1 --json"))
         pushed = {
-            user: [
-                push["element"]
-                for push in one_object(terminal.type(f"journeys pushes reminder --user {user} --json"))["pushes"]
-            ]
+            user: [push["element"] for push in one_object(terminal.type(asked))["pushes"]]
             for user in (BUYER, NAMED)
+            for asked in [f"journeys pushes reminder --user {user} --json"]
         }
     # The first version lets the audience in; whoever waited at the revision goes on in the second, and is reminded.
-    assert first["entered"] == first["audience"] > first["moved_out"] == ended["moved_in"] > 0
-    assert first["entered"] + first["moved_in"] == sum(first["exited"].values()) + first["moved_out"]
+    assert before["entered"] == before["audience"] > before["moved_out"] == ended["moved_in"] > 0
+    assert before["entered"] + before["moved_in"] == sum(before["exited"].values()) + before["moved_out"]
     assert (ended["audience"], ended["entered"], ended["inside"]) == (1, 1, 0)
     assert ended["exited"] == {"end": ended["moved_in"] + 1}
-    assert first["elements"]["remind"]["arrived"] == 0
+    assert before["elements"]["remind"]["arrived"] == 0
     assert ended["elements"]["remind"]["users"] == {"accepted": ended["elements"]["wait"]["branches"]["not_triggered"]}
     assert set(pushed[BUYER]) == {"thanks"}
     assert set(pushed[NAMED]) == {"remind"}
@@ -135,7 +134,7 @@ def test_from_a_clone_to_a_revised_and_resumed_journey(tmp_path: Path) -> None:
     assert all(text.strip() for command, text in said.items() if command.startswith("journeys "))
 
 
-def wait_for_the_end(terminal: Terminal) -> dict[str, object]:
+def wait_for_the_end(terminal: Terminal) -> dict[str, Any]:
     """Give the last numbers, when nobody is inside."""
     deadline = time.monotonic() + 30
     while True:
