@@ -26,7 +26,7 @@ from workflows.errors import NotFoundError, RefusedError
 
 PAGE = 500
 
-RunStatus = Literal["running", "completed", "failed", "canceled", "terminated", "continued-as-new", "timed-out"]
+RunStatus = Literal["running", "completed", "failed", "canceled", "terminated", "timed-out"]
 
 STATUSES: dict[WorkflowExecutionStatus, RunStatus] = {
     WorkflowExecutionStatus.RUNNING: "running",
@@ -34,7 +34,6 @@ STATUSES: dict[WorkflowExecutionStatus, RunStatus] = {
     WorkflowExecutionStatus.FAILED: "failed",
     WorkflowExecutionStatus.CANCELED: "canceled",
     WorkflowExecutionStatus.TERMINATED: "terminated",
-    WorkflowExecutionStatus.CONTINUED_AS_NEW: "continued-as-new",
     WorkflowExecutionStatus.TIMED_OUT: "timed-out",
 }
 
@@ -71,6 +70,8 @@ def runs_query(
 ) -> str:
     """Write the query of Temporal's visibility that finds runs.
 
+    What continued as new is one run with what it continued as: only its last part is found.
+
     A run that a plain client started may lack our search attributes: its workflow id tells journey and user too.
 
     Args:
@@ -86,7 +87,7 @@ def runs_query(
     Raises:
         RefusedError: The server cannot search for this user id.
     """
-    terms = ["WorkflowType = 'UserJourney'"]
+    terms = ["WorkflowType = 'UserJourney'", "ExecutionStatus != 'ContinuedAsNew'"]
     if journey:
         begin = _quoted(user_workflow_id(journey, ""))
         terms.append(f"({JOURNEY_ID.name} = {_quoted(journey)} OR WorkflowId STARTS_WITH {begin})")

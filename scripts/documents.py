@@ -42,7 +42,7 @@ from workflows.graph import routes_of
 def new(folder: Path) -> None:
     """Write a first journey, ready to run, into a folder.
 
-    Two documents, sample CSV files and the schemas for editors. FOLDER is made if missing; left out: this folder.
+    Three documents, sample CSV files and the schemas for editors. FOLDER is made if missing; left out: this folder.
     """
     written = write_first_project(folder)
     _write_schemas(folder / ".journeys" / "schema")
@@ -61,6 +61,7 @@ def new(folder: Path) -> None:
     console.print("  journeys plan hello")
     console.print("\nThen `journeys dev` in another terminal, in the same folder, and here:")
     console.print("  journeys start hello --wait")
+    console.print("  journeys start reminder.yaml   # waits three days: to pause, revise and resume")
 
 
 @click.command()

@@ -28,6 +28,13 @@ from workflows.contracts import (
 from workflows.documents import JourneyDocument, SplitTest
 from workflows.errors import NotFoundError, RefusedError
 
+INSIDE = {
+    "keep": "those inside finish their version",
+    "move": "those inside go on in it",
+    "end": "those inside leave",
+}
+"""What a revision does with those inside, for people."""
+
 Report = TypeVar("Report", LifeReport, EnterReport)
 
 
@@ -73,7 +80,7 @@ def pause(journey: str) -> None:
 def resume(journey: str, due: Any) -> None:
     """Let a paused journey go on."""
     report = _operate(journey, lambda operator: operator.resume(ResumeRequest(due=due)))
-    _tell(report, f"goes on; {counted(report.signalled, 'run')} that the pause held")
+    _tell(report, f"goes on; {counted(report.signalled, 'run')} that the pause held go on too")
 
 
 @click.command()
@@ -127,7 +134,7 @@ def revise(journey: str, inside: Any, mapping: tuple[str, ...], enter: bool) -> 
     if inside is None:
         people().print("nothing is revised: say what becomes of them, with --inside keep, move or end")
     else:
-        _tell(report, f"takes over; those inside: {inside}")
+        _tell(report, f"takes over{' and is paused' if report.state == 'paused' else ''}; {INSIDE[inside]}")
 
 
 def _pair(text: str) -> tuple[str, str]:

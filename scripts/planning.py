@@ -87,17 +87,27 @@ def _print_notes(found: Plan) -> None:
     notes += [
         f"entry {name}: comes in first at {instant(entry.at)}" for name, entry in found.entries.items() if entry.at
     ]
+    told = {entry.unknown for entry in found.entries.values()}
+    unsure: dict[str, list[str]] = {}
     for name, element in found.elements.items():
         gone = {reason: users for reason, users in element.left.items() if reason != "end"}
         if gone:
             notes.append(f"{name}: {summed(gone)} would leave here")
         if element.unknown:
-            more = "" if element.may_arrive == 0 else f"; up to {element.may_arrive:,} more may arrive"
-            notes.append(f"{name}: {element.unknown}{'; others may arrive' if element.may_arrive is None else more}")
+            why = [] if element.unknown in told else [element.unknown]
+            unsure.setdefault("; ".join([*why, *_more(element.may_arrive)]), []).append(name)
+    notes += [f"{', '.join(names)}: {text}" for text, names in unsure.items() if text]
     if any(element.later for element in found.elements.values()):
         notes.append("users who arrive later than now are counted as if the tables stay as they are")
     for note in notes:
         console.print(f"- {note}", markup=False)
+
+
+def _more(may_arrive: int | None) -> list[str]:
+    """Say how many may arrive beside those who are counted; null: nobody can tell."""
+    if may_arrive is None:
+        return ["others may arrive"]
+    return [f"up to {may_arrive:,} more may arrive"] if may_arrive else []
 
 
 def _print_forecast(found: Plan) -> None:

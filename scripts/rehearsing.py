@@ -13,7 +13,7 @@ from rich.text import Text
 from scripts.output import DONE, FAILED, counted, instant, json_option, people, print_json, wants_json
 from workers.cases import CaseResult, natural, run_cases
 from workers.engine import Engine
-from workers.rehearsal import rehearse
+from workers.rehearsal import NOT_IN_AUDIENCE, rehearse
 from workers.rehearsed import GivenEvent, GivenUser, Rehearsal
 from workers.stage import open_stage
 from workflows.documents import BRANCH_LABELS
@@ -117,7 +117,9 @@ def _print_rehearsal(found: Rehearsal) -> None:
     """Print the way, each step with its moment on the run's own clock, and the pushes beneath."""
     console = people()
     if not found.admitted:
-        console.print(f"{found.user_id} does not enter {found.journey} by {found.entry}: {found.reason}", markup=False)
+        anyway = "; have him enter all the same with --anyway" if found.reason == NOT_IN_AUDIENCE else ""
+        said = f"{found.user_id} does not enter {found.journey} by {found.entry}: {found.reason}{anyway}"
+        console.print(said, markup=False)
         return
     console.print(f"{found.user_id} enters {found.journey} by {found.entry}; nothing is sent", markup=False)
     for step in found.steps:

@@ -15,7 +15,7 @@ from temporalio.client import Client
 from activities.life import stats_of
 from activities.tables.inference import infer, read_as
 from scripts.funnel import print_stats
-from scripts.output import json_option, people, print_json, wants_json
+from scripts.output import counted, json_option, people, print_json, wants_json
 from workers.__main__ import serve
 from workers.connecting import connect, embedded_server
 from workers.embedded import is_alive, run_embedded_server
@@ -182,7 +182,8 @@ def event(user: str, name: str, at: str | None, event_id: str, values: tuple[str
         return
     for warning in taken.warnings:
         people(stderr=True).print(f"warning: {warning}", markup=False)
-    people().print(f"event {taken.event_id}: {taken.started:,} started, {taken.delivered:,} delivered", markup=False)
+    started, reached = counted(taken.started, "run"), counted(taken.delivered, "waiting run")
+    people().print(f"event {taken.event_id}: {started} started, {reached} reached", markup=False)
 
 
 def read_instant(text: str) -> datetime:

@@ -55,6 +55,36 @@ elements:
   done: {kind: exit}
 """
 
+REMINDER = """\
+# yaml-language-server: $schema=.journeys/schema/journey.json
+journey: reminder
+title: "Remind those who do not buy again"
+entries:
+  start: {kind: audience-entry, audience: {segment: active-payers}, next: reach}
+  named: {kind: api-entry, next: reach}           # whom `journeys enter` names
+elements:
+  reach:
+    kind: reachability-check                      # has the user a device that can receive a push?
+    branches: {reachable: wait, not_reachable: done}
+  wait:
+    kind: wait-for-trigger
+    up_to: 3d
+    branches:
+      bought: {trigger: {event: purchase}, next: moment}
+      not_triggered: remind                       # three days are over
+  moment: {kind: time-delay, duration: 10s, next: thanks}
+  thanks:
+    kind: push
+    purpose: transactional
+    message: {title: "Thank you", body: "It is on its way"}
+    next: done
+  remind:
+    kind: push
+    message: {title: "Still thinking about it?", body: "-20 % until Sunday"}
+    next: done
+  done: {kind: exit}
+"""
+
 IN_PLACE = "{file: vip.csv, column: client}       # an imported file, imported when this is saved"
 IMPORTED = "{segment: vip}                        # an imported segment"
 
@@ -140,7 +170,7 @@ def write_documents(folder: Path, *, vip_in_place: bool) -> list[Path]:
 
 
 def write_first_project(folder: Path) -> list[Path]:
-    """Write what a newcomer starts from: two documents and a sample of 500 users.
+    """Write what a newcomer starts from: three documents and a sample of 500 users.
 
     Args:
         folder: Where to; made if missing.
@@ -151,7 +181,7 @@ def write_first_project(folder: Path) -> list[Path]:
     Raises:
         RefusedError: One of the files is there already; nothing was written.
     """
-    names = ("segments.yaml", "hello.yaml", "users.csv", "devices.csv", "events.csv", "vip.csv")
+    names = ("segments.yaml", "hello.yaml", "reminder.yaml", "users.csv", "devices.csv", "events.csv", "vip.csv")
     there = [name for name in names if (folder / name).exists()]
     if there:
         raise RefusedError(
@@ -160,7 +190,9 @@ def write_first_project(folder: Path) -> list[Path]:
             hint="give a new folder: journeys new my-journeys",
         )
     folder.mkdir(parents=True, exist_ok=True)
-    return [*write_documents(folder, vip_in_place=True), *write_sample(folder, 500)]
+    reminder = folder / "reminder.yaml"
+    reminder.write_text(REMINDER, encoding="utf-8")
+    return [*write_documents(folder, vip_in_place=True), reminder, *write_sample(folder, 500)]
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:

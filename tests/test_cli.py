@@ -147,13 +147,17 @@ def test_new_makes_a_project_that_works_as_it_stands(tmp_path: Path) -> None:
     here = Commands(tmp_path)
     made = here("new", "first", "--json").json
     assert {Path(file).name for file in made["files"]} == {
-        *("segments.yaml", "hello.yaml", "users.csv", "devices.csv", "events.csv", "vip.csv")
+        *("segments.yaml", "hello.yaml", "reminder.yaml", "users.csv", "devices.csv", "events.csv", "vip.csv")
     }
     first = Commands(tmp_path / "first")
     for table in ("users", "devices", "events"):
         assert first("import", table, f"{table}.csv", "--json").json["rejected"] == 0
     checked = first("check", ".", "--json").json
-    assert (checked["ok"], checked["errors"], checked["files"]) == (True, [], ["hello.yaml", "segments.yaml"])
+    assert (checked["ok"], checked["errors"], checked["files"]) == (
+        True,
+        [],
+        ["hello.yaml", "reminder.yaml", "segments.yaml"],
+    )
     # Its push skips users without a device by itself.
     assert [one["code"] for one in checked["warnings"]] == ["unguarded-push"]
     assert first("save", ".").status == 0

@@ -211,6 +211,21 @@ async def test_revising_moves_those_inside(house: House) -> None:
         assert (after.entered, after.inside, after.moved_in) == (0, 1, 1)
 
 
+async def test_revised_in_a_pause_and_resumed(house: House) -> None:
+    """Who is held after a revision in the middle of a pause goes on with the resumption, in the new version."""
+    async with running(house) as (client, operator):
+        await operator.pause()
+        house.save(SLOW.replace("First", "Second"))
+        assert (await operator.revise(ReviseRequest(inside="move"))).state == "paused"
+        await house.pass_time(client, "slow", "u1", 31 * DAY)
+        await until(lambda: bool(house.stores.gate.held_by("slow", 1)))
+        assert titles(house) == {}
+        assert (await operator.resume(ResumeRequest())).signalled == 1
+        await until(lambda: "u1" in titles(house))
+        assert titles(house) == {"u1": ["Second", "Second"]}
+        assert (numbers(house, 2).moved_in, numbers(house, 2).elements["rest"].inside) == (1, 1)
+
+
 async def test_an_element_that_was_removed_needs_a_mapping(house: House) -> None:
     """A revision that leaves users without a place is refused; with a mapping they go on at the other element."""
     later = SLOW.replace("  wait: {kind: time-delay, duration: 30d, next: promo}\n", "").replace(

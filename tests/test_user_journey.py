@@ -168,7 +168,7 @@ async def _until_at(client: Client, user: str, element: str, journey: str = "doo
         # A start returns when the audience is evaluated: the run itself may come a moment later.
         with suppress(RPCError):
             details = (await _metadata(handle)).current_details
-        if details.startswith(f"At {element} "):
+        if details.startswith(f"Is at **{element}** "):
             return handle
         await asyncio.sleep(0.05)
     raise AssertionError(f"{user} never came to {element}: {details}")
@@ -289,13 +289,13 @@ async def test_what_an_operator_can_ask_a_run(house: House) -> None:
         run = await _until_at(client, "held", "hold")
         split = {"element": "stays", "branch": "users_in_segment", "because": "in the segment built in place, users v1"}
         assert await run.query("path") == [split]
-        assert (await _metadata(run)).current_details == "At hold (push)"
+        way = "- **stays**: Users in a segment (in the segment built in place, users v1)"
+        assert (await _metadata(run)).current_details == f"Is at **hold** (push).\n\n{way}"
         await finish(house, client)
         sent = {"element": "hold", "branch": "next", "because": "1 device: 1 accepted"}
         assert await run.query("path") == [split, sent]
-        story = (await _metadata(run)).current_details
-        assert "**stays**: Users in a segment" in story
-        assert story.endswith("left at **out**")
+        story = f"Left by **out**.\n\n{way}\n- **hold**: 1 device: 1 accepted"
+        assert (await _metadata(run)).current_details == story
         await enter(house, client, "held")
         assert (await _metadata(run)).current_details == "Not admitted: not-running"
 

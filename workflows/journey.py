@@ -253,9 +253,20 @@ class Journey:
     def _tell(self, doing: str) -> None:
         """Say what the journey is busy with, to the query and to Temporal's UI."""
         self._doing = doing
-        title = (self._opened.title or self._opened.journey) if self._opened else "Journey"
-        paused = " (paused)" if self._paused else ""
-        workflow.set_current_details(f"**{title}**{paused}: {doing}")
+        opened = self._require_opened()
+        state = "**Paused**: nothing is sent, and nobody enters" if self._paused else f"Is {doing}"
+        lines = [f"**{opened.title or opened.journey}**, version {opened.version}", "", f"{state}.", ""]
+        if self._audience is not None:
+            lines.append(f"- audience of this start: {self._audience:,}")
+        if self._stats is not None:
+            counted, left = self._stats, sum(self._stats.exited.values())
+            lines.append(
+                f"- version {counted.version} at {counted.as_of:%Y-%m-%d %H:%M:%S} UTC: entered {counted.entered:,}, "
+                f"moved in {counted.moved_in:,}, inside {counted.inside:,}, left {left:,}, "
+                f"moved out {counted.moved_out:,}"
+            )
+        lines.append("- count anew: the update `refresh`")
+        workflow.set_current_details("\n".join(lines))
 
     async def _turn_life(
         self, work: Callable[[LifeRequest], Awaitable[Answer]], request: LifeRequest, summary: str
@@ -309,6 +320,7 @@ class Journey:
             retry_policy=PATIENCE,
             summary="Count where everybody is",
         )
+        self._tell(self._doing)
         return self._stats
 
     @refresh.validator
@@ -347,8 +359,9 @@ class Journey:
         """
         async with self._turn:
             self._refuse_resume(request)
-            life = self._life().model_copy(update={"resume": request or ResumeRequest()})
-            report = await self._turn_life(resume_journey, life, "Resume")
+            resume = request or ResumeRequest()
+            life = self._life().model_copy(update={"resume": resume})
+            report = await self._turn_life(resume_journey, life, f"Resume, due: {resume.due}")
             self._paused = False
             if self._require_opened().scheduled_entries:
                 await self._schedule()
@@ -370,8 +383,9 @@ class Journey:
         """
         async with self._turn:
             self._refuse_finish(request)
-            life = self._life().model_copy(update={"finish": request or FinishRequest()})
-            report = await self._turn_life(finish_journey, life, "Finish")
+            finish = request or FinishRequest()
+            life = self._life().model_copy(update={"finish": finish})
+            report = await self._turn_life(finish_journey, life, f"Finish, those inside: {finish.inside}")
             self._finishing, self._paused = True, False
             if self._require_opened().scheduled_entries:
                 await self._schedule()
@@ -395,7 +409,7 @@ class Journey:
             self._refuse_revise(request)
             before = self._require_opened()
             life = self._life().model_copy(update={"revise": request})
-            revised = await self._turn_life(revise_journey, life, "Revise")
+            revised = await self._turn_life(revise_journey, life, f"Revise, those inside: {request.inside}")
             opened = self._opened = revised.opened
             if opened.version != before.version:
                 workflow.upsert_search_attributes([JOURNEY_VERSION.value_set(str(opened.version))])

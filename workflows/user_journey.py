@@ -148,7 +148,7 @@ class UserJourney:
                 since=since if given.routes[element].kind == "wait-for-trigger" else None,
                 seen=self._seen,
             )
-            workflow.set_current_details(f"At {element} ({given.routes[element].kind})")
+            self._tell(f"Is at **{element}** ({given.routes[element].kind.replace('-', ' ')}).")
             outcome = await self._visit(given, visit)
             if outcome.move is not None:
                 self._move(given, outcome.move, step)
@@ -158,7 +158,7 @@ class UserJourney:
             if outcome.learned:
                 self._seen = workflow.now()
             left, since, until = outcome.left, visit.now, None
-        workflow.set_current_details(_story(self._path, left.exit or left.reason))
+        self._tell(f"Left by **{left.exit}**." if left.exit else f"Left early: **{left.reason}**.")
         return UserJourneyResult(admitted=True, reason=left.reason, exit=left.exit)
 
     async def _enter(self, given: UserJourneyInput, passage: str) -> EntryOutcome:
@@ -182,7 +182,8 @@ class UserJourney:
             if admission.until is None or admission.left is not None or self._leaving:
                 return admission
             self._woken = False
-            await self._rest(given.entry or given.journey, admission.until)
+            place = given.entry or given.journey
+            await self._rest(place, f"Entry: {place}", admission.until)
 
     async def _visit(self, given: UserJourneyInput, visit: Visit) -> Outcome:
         """Have one element do what it does, asking again whenever the time or a signal has come."""
@@ -197,7 +198,8 @@ class UserJourney:
                 return outcome
             if workflow.info().is_continue_as_new_suggested() and not self._events:
                 self._go_on(given, Place(element=visit.element, step=visit.step, until=outcome.until))
-            await self._rest(visit.element, None if outcome.held else outcome.until, outcome.because)
+            name = f"{WORK[kind].name}: {visit.element}"
+            await self._rest(visit.element, name, None if outcome.held else outcome.until, outcome.because)
             visit = visit.model_copy(
                 update={"now": workflow.now(), "until": outcome.until or visit.until, "seen": self._seen}
             )
@@ -225,17 +227,18 @@ class UserJourney:
             summary=summary,
         )
 
-    async def _rest(self, place: str, until: datetime | None, because: str = "") -> None:
+    async def _rest(self, place: str, name: str, until: datetime | None, because: str = "") -> None:
         """Wait for an instant, UTC, or a signal; for a signal alone when the instant is null."""
         timeout = None if until is None else max(until - workflow.now(), timedelta())
-        said = "until a signal" if until is None else f"until {until:%Y-%m-%d %H:%M:%S} UTC"
-        workflow.set_current_details(f"Waits at **{place}** {said}. {because}".rstrip())
+        said = "until it is resumed" if until is None else f"until {until:%Y-%m-%d %H:%M:%S} UTC"
+        why = f": {because}" if because else ""
+        self._tell(f"{'Held' if until is None else 'Waits'} at **{place}** {said}{why}.")
         if self._waits_at != place:
             # One event, and only for those who wait: so that operators can search for them.
             self._waits_at = place
             workflow.upsert_search_attributes([JOURNEY_ELEMENT.value_set(place)])
         try:
-            await workflow.wait_condition(lambda: self._woken, timeout=timeout, timeout_summary=f"{place}: {said}")
+            await workflow.wait_condition(lambda: self._woken, timeout=timeout, timeout_summary=f"{name}, {said}")
         except TimeoutError:
             return
 
@@ -266,6 +269,10 @@ class UserJourney:
             retry_policy=PATIENCE,
             summary=summary,
         )
+
+    def _tell(self, now: str) -> None:
+        """Tell in Temporal's UI where the user is, and the way there."""
+        workflow.set_current_details("\n".join([now, "", *map(_story, self._path)]).rstrip())
 
     def _go_on(self, given: UserJourneyInput, place: Place) -> None:
         """Continue as a new run of the same passage, which knows its place and nothing else of its history."""
@@ -310,9 +317,8 @@ class UserJourney:
         return self._path
 
 
-def _story(path: list[PathStep], end: str) -> str:
-    """Word a finished path in Markdown, for Temporal's UI."""
-    lines = [
-        f"- **{step.element}**: {BRANCH_LABELS.get(step.branch, step.branch)}. {step.because}".rstrip() for step in path
-    ]
-    return "\n".join([*lines, f"- left at **{end}**"])
+def _story(step: PathStep) -> str:
+    """Word one step in Markdown, for Temporal's UI; the branch, where it says more than "next"."""
+    branch = "" if step.branch == "next" else BRANCH_LABELS.get(step.branch, step.branch)
+    because = f"({step.because})" if branch and step.because else step.because
+    return f"- **{step.element}**: {' '.join(filter(None, (branch, because))) or 'done'}"

@@ -160,19 +160,21 @@ class Gate:
             row = connection.execute(select(journeys).where(journeys.c.journey == visit.journey)).one()
             if row.state != "paused":
                 return False
+            # The pause's own epoch, which a revision meanwhile has risen above: by it, the resumption finds the visit.
+            epoch = _newest_pause(connection, visit.journey)
             values = {
                 "journey": visit.journey,
                 "user_id": visit.user_id,
                 "key": visit.key,
                 "element": visit.element,
-                "epoch": row.epoch,
+                "epoch": epoch,
                 "due_at": instant(visit.now),
                 "signalled": 0,
             }
             statement = self._database.insert(held).values(passage=visit.passage, step=visit.step, **values)
             # Held by an earlier pause: now by this one. Asked again in the same pause, the first due time stays.
             statement = statement.on_conflict_do_update(
-                index_elements=["passage", "step"], set_=values, where=held.c.epoch != row.epoch
+                index_elements=["passage", "step"], set_=values, where=held.c.epoch != epoch
             )
             connection.execute(statement)
             return True
@@ -246,8 +248,7 @@ class Gate:
         def work(connection: Connection) -> int:
             query = select(journeys).where(journeys.c.journey == journey)
             row = connection.execute(query).one()
-            newest = select(pauses.c.epoch).where(pauses.c.journey == journey).order_by(pauses.c.epoch.desc()).limit(1)
-            epoch = int(connection.execute(newest).scalar_one())
+            epoch = _newest_pause(connection, journey)
             if row.state == "paused":
                 connection.execute(
                     update(pauses)
@@ -317,6 +318,11 @@ class Gate:
                 )
 
         await self._database.write(work)
+
+
+def _newest_pause(connection: Connection, journey: str) -> int:
+    newest = select(pauses.c.epoch).where(pauses.c.journey == journey).order_by(pauses.c.epoch.desc()).limit(1)
+    return int(connection.execute(newest).scalar_one())
 
 
 def _lives(connection: Connection) -> dict[str, Life]:
