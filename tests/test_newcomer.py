@@ -136,7 +136,7 @@ def test_from_a_clone_to_a_revised_and_resumed_journey(tmp_path: Path) -> None:
 
 def wait_for_the_end(terminal: Terminal) -> dict[str, Any]:
     """Give the last numbers, when nobody is inside."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         found = one_object(terminal.type("journeys stats reminder --json"))
         if found["inside"] == 0:
