@@ -14,7 +14,9 @@ from temporalio.service import RPCError
 
 from activities.life import stats_of
 from activities.records.reports import list_pushes
+from activities.records.rows import held
 from tests.house import House, events_of
+from tests.test_events import rows
 from workers.engine import JourneyFailed
 from workers.operating import Operator
 from workflows.contracts import FinishRequest, MoveRequest, ResumeRequest, ReviseRequest, Stats, TakeOutRequest
@@ -230,3 +232,28 @@ async def test_revising_may_keep_or_end(house: House) -> None:
         assert report.signalled == 4
         await until(lambda: numbers(house, 1).inside == 0)
         assert numbers(house, 1).exited == {"revised": 4}
+
+
+async def test_a_revision_in_a_pause_loses_nobody(house: House) -> None:
+    """Who is held after a revision that came in the pause is woken like everybody whom that pause held."""
+    async with running(house) as (client, operator):
+        await operator.pause()
+        house.save(SLOW.replace("duration: 10d", "duration: 11d"))
+        assert (await operator.revise(ReviseRequest(inside="keep"))).state == "paused"
+        await house.pass_time(client, "slow", "u1", 31 * DAY)
+        await until(lambda: bool(rows(house, held)))
+        assert (await operator.resume(ResumeRequest(due="skip"))).signalled == 1
+        await until(lambda: numbers(house, 1).elements["promo"].users == {"skipped: paused": 1})
+
+
+async def test_a_later_keep_takes_no_move_back(house: House) -> None:
+    """Whom a revision moves goes on in its version, although a later revision that keeps everybody came before."""
+    async with running(house) as (client, operator):
+        house.save(SLOW.replace("First", "Second"))
+        await operator.revise(ReviseRequest(inside="move"))
+        house.save(SLOW.replace("First", "Third"))
+        await operator.revise(ReviseRequest(inside="keep"))
+        await house.pass_time(client, "slow", "u1", 31 * DAY)
+        await until(lambda: "u1" in titles(house))
+        assert titles(house) == {"u1": ["Second", "Second"]}
+        assert (numbers(house, 1).moved_out, numbers(house, 2).moved_in, numbers(house, 3).moved_in) == (1, 1, 0)

@@ -273,8 +273,7 @@ class Passing:
             version, element = sent
             found = await asyncio.to_thread(catalogue.find, "journey", visit.journey, version or life.version)
             return await self._move(visit, found.version, catalogue.journey(found.digest), element)
-        revision = life.revision
-        if revision is None or revision.version <= visit.version or revision.inside == "keep":
+        if (revision := life.revision_for(visit.version)) is None:
             return None
         if (known := await asyncio.to_thread(ledger.outcome, visit)) is not None:
             return known

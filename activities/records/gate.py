@@ -20,6 +20,7 @@ from sqlalchemy import Connection, select, update
 from activities.records.database import Database
 from activities.records.rows import held, instant, journeys, pauses, revisions
 from workflows.contracts import Due, Inside, Visit
+from workflows.errors import StoreUnavailable
 
 COPY_SECONDS = 1.0
 """How old a worker's copy may be before it is read again."""
@@ -58,7 +59,7 @@ class Life:
         launch: Names this start of it.
         epoch: Rises with every pause, resumption and revision.
         paused: Whether it has ever been paused.
-        revision: The newest revision; None where there was none.
+        revisions: What was revised since this start of it, the oldest first.
     """
 
     journey: str
@@ -68,7 +69,15 @@ class Life:
     launch: str
     epoch: int
     paused: bool
-    revision: Revision | None
+    revisions: tuple[Revision, ...] = ()
+
+    def revision_for(self, version: int) -> Revision | None:
+        """Give the revision that those inside a version follow: of the later ones the newest that does not keep them.
+
+        A later revision that keeps everybody where he is does not take back what an earlier one began.
+        """
+        later = (one for one in reversed(self.revisions) if one.version > version and one.inside != "keep")
+        return next(later, None)
 
 
 @dataclass(frozen=True)
@@ -99,10 +108,11 @@ class Gate:
         self._next: asyncio.Task[None] | None = None
 
     async def lives(self) -> dict[str, Life]:
-        """Give the lives of all journeys that were ever started, by name, no older than a second.
+        """Give the lives of all journeys that were ever started, by name, no older than three seconds.
 
         Raises:
-            StoreUnavailable: The ledger cannot be read, and the copy is too old to be trusted. Temporal retries.
+            StoreUnavailable: The ledger cannot be read, or not in time, and the copy is too old to be trusted. Temporal
+                retries.
         """
         age = time.monotonic() - self._read_at
         if age >= COPY_SECONDS:
@@ -112,6 +122,12 @@ class Gate:
                 self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())
             if age >= TRUST_SECONDS - COPY_SECONDS:
                 await asyncio.shield(self._reading)
+                # It tells of the moment at which it was asked, however long the answer took.
+                if (age := time.monotonic() - self._read_at) >= TRUST_SECONDS:
+                    raise StoreUnavailable(
+                        f"the ledger took {age:.1f} s to say which journeys are paused, which is not trusted from "
+                        f"{TRUST_SECONDS:g} s on: see what keeps its database busy"
+                    )
         return self._lives
 
     async def life(self, journey: str) -> Life | None:
@@ -160,19 +176,21 @@ class Gate:
             row = connection.execute(select(journeys).where(journeys.c.journey == visit.journey)).one()
             if row.state != "paused":
                 return False
+            # A revision in the pause has raised the journey's epoch: who is held is held by the pause.
+            epoch = connection.execute(_newest_pause(visit.journey)).scalar_one()
             values = {
                 "journey": visit.journey,
                 "user_id": visit.user_id,
                 "key": visit.key,
                 "element": visit.element,
-                "epoch": row.epoch,
+                "epoch": epoch,
                 "due_at": instant(visit.now),
                 "signalled": 0,
             }
             statement = self._database.insert(held).values(passage=visit.passage, step=visit.step, **values)
             # Held by an earlier pause: now by this one. Asked again in the same pause, the first due time stays.
             statement = statement.on_conflict_do_update(
-                index_elements=["passage", "step"], set_=values, where=held.c.epoch != row.epoch
+                index_elements=["passage", "step"], set_=values, where=held.c.epoch != epoch
             )
             connection.execute(statement)
             return True
@@ -246,8 +264,7 @@ class Gate:
         def work(connection: Connection) -> int:
             query = select(journeys).where(journeys.c.journey == journey)
             row = connection.execute(query).one()
-            newest = select(pauses.c.epoch).where(pauses.c.journey == journey).order_by(pauses.c.epoch.desc()).limit(1)
-            epoch = int(connection.execute(newest).scalar_one())
+            epoch = int(connection.execute(_newest_pause(journey)).scalar_one())
             if row.state == "paused":
                 connection.execute(
                     update(pauses)
@@ -319,10 +336,15 @@ class Gate:
         await self._database.write(work)
 
 
+def _newest_pause(journey: str) -> Any:
+    """Ask for the epoch with which a journey's newest pause began."""
+    return select(pauses.c.epoch).where(pauses.c.journey == journey).order_by(pauses.c.epoch.desc()).limit(1)
+
+
 def _lives(connection: Connection) -> dict[str, Life]:
-    newest: dict[str, Revision] = {}
+    revised: dict[str, list[Revision]] = {}
     for row in connection.execute(select(revisions).order_by(revisions.c.epoch)):
-        newest[row.journey] = _revision(row)
+        revised.setdefault(row.journey, []).append(_revision(row))
     paused = set(connection.execute(select(pauses.c.journey).distinct()).scalars())
     return {
         row.journey: Life(
@@ -333,7 +355,7 @@ def _lives(connection: Connection) -> dict[str, Life]:
             launch=row.launch,
             epoch=row.epoch,
             paused=row.journey in paused,
-            revision=newest.get(row.journey),
+            revisions=tuple(revised.get(row.journey, ())),
         )
         for row in connection.execute(select(journeys))
     }
