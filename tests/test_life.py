@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,13 +13,24 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from activities.life import stats_of
+from activities.records import gate
 from activities.records.reports import list_pushes
-from activities.records.rows import held
+from activities.records.rows import held, passages
 from tests.house import House, events_of
 from tests.test_events import rows
 from workers.engine import JourneyFailed
 from workers.operating import Operator
-from workflows.contracts import FinishRequest, MoveRequest, ResumeRequest, ReviseRequest, Stats, TakeOutRequest
+from workflows.contracts import (
+    JOURNEYS_QUEUE,
+    PUSH_QUEUE,
+    USERS_QUEUE,
+    FinishRequest,
+    MoveRequest,
+    ResumeRequest,
+    ReviseRequest,
+    Stats,
+    TakeOutRequest,
+)
 from workflows.errors import JourneyError
 
 DAY = timedelta(days=1)
@@ -35,6 +46,17 @@ elements:
   done: {kind: exit}
 """
 """u1, u2, u4 and u6 enter and wait for 30 days."""
+
+SENDING = """\
+journey: slow
+entries:
+  start: {kind: audience-entry, audience: {segment: paying}, next: promo}
+elements:
+  promo: {kind: push, message: {title: First, body: b}, next: wait}
+  wait: {kind: time-delay, duration: 30d, next: done}
+  done: {kind: exit}
+"""
+"""The same users are pushed, and wait then."""
 
 PAYING = ("u1", "u2", "u4", "u6")
 
@@ -257,3 +279,46 @@ async def test_a_later_keep_takes_no_move_back(house: House) -> None:
         await until(lambda: "u1" in titles(house))
         assert titles(house) == {"u1": ["Second", "Second"]}
         assert (numbers(house, 1).moved_out, numbers(house, 2).moved_in, numbers(house, 3).moved_in) == (1, 1, 0)
+
+
+async def test_the_same_version_may_move_who_was_kept(house: House) -> None:
+    """Those whom a revision kept are moved by naming the same version again: nothing is said to be done and is not."""
+    async with running(house) as (client, operator):
+        house.save(SLOW.replace("First", "Second"))
+        await operator.revise(ReviseRequest(inside="keep"))
+        await operator.revise(ReviseRequest(inside="move"))
+        await house.pass_time(client, "slow", "u1", 31 * DAY)
+        await until(lambda: "u1" in titles(house))
+        assert titles(house) == {"u1": ["Second", "Second"]}
+        assert (numbers(house, 1).moved_out, numbers(house, 2).moved_in) == (1, 1)
+
+
+async def test_who_comes_to_rest_while_a_revision_spreads_is_moved(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who begins a changed wait by a copy that does not know of the revision yet is told of it, and moves."""
+    monkeypatch.setattr(gate, "COPY_SECONDS", 2.5)
+    house.save(SENDING)
+    async with house.serving((JOURNEYS_QUEUE, USERS_QUEUE)) as client:
+        await house.engine.start("slow", client=client)
+        await until(lambda: len([row for row in rows(house, passages) if row.begun_at]) == 4)
+        house.save(SENDING.replace("30d", "40d"))
+        await house.stores.gate.renew()
+        revising = asyncio.create_task(Operator(client, "slow").revise(ReviseRequest(inside="move")))
+        await until(lambda: stats_of(house.stores, "slow").version == 2)
+        async with house.serving((PUSH_QUEUE,)):
+            await until(lambda: numbers(house, 1).elements["wait"].inside > 0)
+            await revising
+            await until(lambda: numbers(house, 2).elements["wait"].inside == 4)
+    assert (numbers(house, 1).inside, numbers(house, 1).moved_out) == (0, 4)
+
+
+async def test_finishing_wakes_who_is_held_still(house: House) -> None:
+    """A finish whose worker died after the resumption was committed wakes those held when it is tried again."""
+    async with running(house) as (client, operator):
+        await operator.pause()
+        await house.pass_time(client, "slow", "u1", 31 * DAY)
+        await until(lambda: bool(rows(house, held)))
+        await house.stores.gate.resume("slow", "now", datetime.now(UTC))
+        assert (await operator.finish(FinishRequest())).signalled == 1
+        await until(lambda: "u1" in titles(house))

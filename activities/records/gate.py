@@ -46,6 +46,10 @@ class Revision:
     inside: Inside
     mapping: dict[str, str]
 
+    def says(self, version: int, inside: Inside, mapping: dict[str, str]) -> bool:
+        """Tell whether this is what was asked for."""
+        return (self.version, self.inside, self.mapping) == (version, inside, mapping)
+
 
 @dataclass(frozen=True)
 class Life:
@@ -246,8 +250,8 @@ class Gate:
 
         return await self._database.write(work)
 
-    async def resume(self, journey: str, due: Due, at: datetime) -> int:
-        """Commit a resumption.
+    async def resume(self, journey: str, due: Due, at: datetime) -> int | None:
+        """Commit a resumption: the newest pause is over, and the journey runs unless it is finished.
 
         Args:
             journey: The journey.
@@ -255,22 +259,22 @@ class Gate:
             at: The instant, UTC.
 
         Returns:
-            The epoch of the pause that ended: those held by it are to be signalled.
+            The epoch of the newest pause: those held by it are to be signalled. None where there was none.
 
         Raises:
             StoreUnavailable: The ledger cannot be written. Temporal retries.
         """
 
-        def work(connection: Connection) -> int:
+        def work(connection: Connection) -> int | None:
             query = select(journeys).where(journeys.c.journey == journey)
             row = connection.execute(query).one()
-            epoch = int(connection.execute(_newest_pause(journey)).scalar_one())
+            epoch: int | None = connection.execute(_newest_pause(journey)).scalar_one_or_none()
+            connection.execute(
+                update(pauses)
+                .where(pauses.c.journey == journey, pauses.c.epoch == epoch, pauses.c.ended_at.is_(None))
+                .values(ended_at=instant(at), due=due)
+            )
             if row.state == "paused":
-                connection.execute(
-                    update(pauses)
-                    .where(pauses.c.journey == journey, pauses.c.epoch == epoch)
-                    .values(ended_at=instant(at), due=due)
-                )
                 connection.execute(
                     update(journeys)
                     .where(journeys.c.journey == journey)
@@ -285,6 +289,8 @@ class Gate:
     ) -> None:
         """Have another version take over: it admits from now on, and those inside follow as was picked.
 
+        The version that runs already may be named again, where something else becomes of those in earlier ones.
+
         Raises:
             StoreUnavailable: The ledger cannot be written. Temporal retries.
         """
@@ -292,7 +298,10 @@ class Gate:
         def work(connection: Connection) -> None:
             query = select(journeys).where(journeys.c.journey == journey)
             row = connection.execute(query).one()
-            if row.version >= version:  # asked again
+            own = select(revisions).where(revisions.c.journey == journey).order_by(revisions.c.epoch.desc()).limit(1)
+            newest = connection.execute(own).first()
+            asked_again = newest is not None and _revision(newest).says(version, inside, mapping)
+            if row.version > version or asked_again:
                 return
             epoch = int(row.epoch) + 1
             connection.execute(

@@ -267,13 +267,20 @@ class Inside:
     whereabouts: Whereabouts
 
 
-def everybody_inside(database: Database, journey: str) -> list[Inside]:
+def everybody_inside(database: Database, journey: str, user_id: str | None = None) -> list[Inside]:
     """List the open passages of a journey, in all versions, with where each is. Blocking.
+
+    Args:
+        database: Where the ledger is kept.
+        journey: The journey.
+        user_id: Only those of this user.
 
     Raises:
         StoreUnavailable: The ledger cannot be read. Temporal retries.
     """
-    where = (passages.c.journey == journey, passages.c.closed_at.is_(None))
+    where = [passages.c.journey == journey, passages.c.closed_at.is_(None)]
+    if user_id is not None:
+        where.append(passages.c.user_id == user_id)
     columns, tables = whereabouts_of(*where)
     own = (passages.c.passage, passages.c.user_id, passages.c.key, passages.c.version)
     query = select(*own, *columns).select_from(tables).where(*where)
