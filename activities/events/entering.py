@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from temporalio.client import Client
 
@@ -125,5 +126,6 @@ class Entering:
         if admission.refused:
             return None
         if not admission.started and admission.left is None:
-            await self._starter.start(client, way, admission)
+            # The event is in the tables by now, so the run's splits see it.
+            await self._starter.start(client, way, admission, seen=datetime.now(UTC))
         return admission.passage
