@@ -322,3 +322,18 @@ async def test_finishing_wakes_who_is_held_still(house: House) -> None:
         await house.stores.gate.resume("slow", "now", datetime.now(UTC))
         assert (await operator.finish(FinishRequest())).signalled == 1
         await until(lambda: "u1" in titles(house))
+
+
+async def test_a_pause_is_met_at_the_claim(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A push that was let through before a pause, and was slow, is held at its claim: nothing is sent any more."""
+    monkeypatch.setattr(gate, "COPY_SECONDS", 60.0)
+    monkeypatch.setattr(gate, "TRUST_SECONDS", 180.0)
+    house.save(SENDING)
+    async with house.serving((JOURNEYS_QUEUE, USERS_QUEUE)) as client:
+        await house.engine.start("slow", client=client)
+        await until(lambda: len([row for row in rows(house, passages) if row.begun_at]) == 4)
+        await house.stores.gate.renew()
+        await house.stores.gate.pause("slow", datetime.now(UTC))
+        async with house.serving((PUSH_QUEUE,)):
+            await until(lambda: len(rows(house, held)) == 3)
+    assert titles(house) == {}

@@ -112,7 +112,7 @@ class UserJourney:
         """
         # A run that a client started has no passage yet: its chain of runs names one, which a retry and a reset keep.
         info = workflow.info()
-        self._seen, woken = self._seen or given.seen, False
+        self._seen = self._seen or given.seen
         passage = given.passage or str(uuid5(NAMESPACE_URL, f"{info.workflow_id}#{info.first_execution_run_id}"))
         if given.place is None:
             admission = await self._enter(given, passage)
@@ -130,7 +130,7 @@ class UserJourney:
             left, element, step, until = admission.left, admission.element, 0, None
         else:
             left, element, step, until = None, given.place.element, given.place.step - 1, given.place.until
-            woken, self._leaving = given.place.woken, self._leaving or given.place.leave
+            self._woken, self._leaving = self._woken or given.place.woken, self._leaving or given.place.leave
             self._path = list(given.place.path)
         since: datetime | None = None
         while left is None:
@@ -150,11 +150,10 @@ class UserJourney:
                 until=until,
                 since=since if given.routes[element].kind == "wait-for-trigger" else None,
                 seen=self._seen,
-                woken=woken,
+                woken=self._woken,
             )
             workflow.set_current_details(f"At {element} ({given.routes[element].kind})")
             outcome = await self._visit(given, visit)
-            woken = False
             if outcome.move is not None:
                 self._move(given, outcome.move, step)
             if outcome.branch:
