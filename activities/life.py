@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock
 
 from temporalio import activity
@@ -16,6 +16,7 @@ from activities.faults import as_failures
 from activities.records.catalogue import Saved
 from activities.records.statistics import count as count_stats
 from activities.records.statistics import everybody_inside
+from activities.starting import Starter, Way
 from activities.stores import Stores
 from workflows.contracts import (
     JourneyRequest,
@@ -34,6 +35,9 @@ from workflows.errors import RefusedError, StillInside
 POLL_SECONDS = 0.1
 LOOK_SECONDS = 3.0
 """How long one attempt watches before it leaves the asking to the server's retries."""
+
+LEFT_BEHIND = timedelta(seconds=60)
+"""How long ago somebody was admitted whose run was not started, for whoever admitted him to be taken for dead."""
 
 ABNORMAL = {
     WorkflowExecutionStatus.TERMINATED: "terminated",
@@ -111,6 +115,7 @@ class LifeActivities:
                 costs no history event.
         """
         await reconcile(activity.client(), self._stores, request.journey)
+        await start_left_behind(activity.client(), self._stores, request.journey)
         until = time.monotonic() + LOOK_SECONDS
         if request.admits:
             raise StillInside(f"{request.journey!r} admits users: this watch goes on until it does not")
@@ -245,6 +250,40 @@ async def reconcile(client: Client, stores: Stores, journey: str) -> int:
             closed += await _close(client, stores, journey, page)
             page = {}
     return closed + await _close(client, stores, journey, page)
+
+
+async def start_left_behind(client: Client, stores: Stores, journey: str) -> int:
+    """Start the runs of those whom a process admitted that died before it could start them.
+
+    Args:
+        client: Reaches the server.
+        stores: Catalogue and ledger.
+        journey: The journey.
+
+    Returns:
+        How many were started, each in the version that admitted him.
+    """
+    before = datetime.now(UTC) - LEFT_BEHIND
+    left = await asyncio.to_thread(stores.ledger.left_behind, journey, before)
+    if not left:
+        return 0
+    starter = Starter(stores.ids, stores.catalogue)
+    versions = {admission.version for admission, _, _ in left}
+    found = {one: await asyncio.to_thread(stores.catalogue.find, "journey", journey, one) for one in versions}
+    saved = {version: stores.catalogue.journey(one.digest) for version, one in found.items()}
+    starting = (
+        starter.start(
+            client,
+            Way(saved[admission.version], admission.version, admission.entry, key),
+            admission,
+            seen=None if event_id is None else datetime.now(UTC),
+        )
+        for admission, key, event_id in left
+    )
+    results = await asyncio.gather(*starting, return_exceptions=True)
+    started = [one.passage for (one, _, _), failure in zip(left, results, strict=True) if failure is None]
+    await stores.ledger.started(started)  # the others are tried at the next look
+    return len(started)
 
 
 async def _close(client: Client, stores: Stores, journey: str, page: dict[str, WorkflowExecution]) -> int:

@@ -17,7 +17,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.records.admissions import Admission
-from activities.records.catalogue import SavedJourney
+from activities.records.catalogue import Catalogue, SavedJourney
 from activities.records.pseudonyms import Pseudonyms
 from workflows.contracts import (
     JOURNEY_ID,
@@ -57,10 +57,12 @@ class Starter:
 
     Args:
         ids: Names users towards Temporal.
+        catalogue: Saved versions.
     """
 
-    def __init__(self, ids: Pseudonyms) -> None:
+    def __init__(self, ids: Pseudonyms, catalogue: Catalogue) -> None:
         self._ids = ids
+        self._catalogue = catalogue
         self._slots = asyncio.Semaphore(STARTS_AT_ONCE)
 
     async def start(self, client: Client, way: Way, admission: Admission, *, seen: datetime | None = None) -> None:
@@ -68,13 +70,17 @@ class Starter:
 
         Args:
             client: Reaches the server.
-            way: The version and the entry.
+            way: The version and the entry; those of who was admitted before, in another version, are his own.
             admission: Who was admitted.
             seen: When the event by which he enters was in the tables, UTC; None for no event.
 
         Raises:
             StoreUnavailable: Another run holds the workflow id and does not end. Temporal retries.
         """
+        if admission.version not in (0, way.version):
+            journey = way.saved.document.journey
+            found = await asyncio.to_thread(self._catalogue.find, "journey", journey, admission.version)
+            way = Way(self._catalogue.journey(found.digest), admission.version, admission.entry, way.key)
         document = way.saved.document
         name = self._ids.name(admission.user_id)
         workflow_id = self._ids.workflow_id(document.journey, admission.user_id, way.key)

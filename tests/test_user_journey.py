@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,8 +20,10 @@ from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
 from activities.life import stats_of
+from activities.records.admissions import Arrival
 from activities.records.reports import explain, list_pushes
 from tests.house import DEVICES, SAMPLE_DOCUMENTS, USERS, House, events_of, open_house
+from tests.worker_that_dies import until
 from workflows.contracts import (
     JOURNEYS_QUEUE,
     PUSH_QUEUE,
@@ -411,3 +413,13 @@ async def test_a_run_that_continues_as_new_forgets_nothing_it_was_told(short_hou
     assert way == ["promo", "buyer"]
     assert all(one.workflow_execution_started_event_attributes.continued_execution_run_id for one in begun)
     assert {push.user_id for push in list_pushes(house.stores.ledger.database, journey="long").pushes} == {"u4", "u6"}
+
+
+async def test_who_was_admitted_and_never_started_is_not_left_behind(house: House) -> None:
+    """A user whose run nobody started, since whoever admitted him died, is started by the journey that watches."""
+    async with open_door(house) as client:
+        await _until_at(client, "held", "hold")
+        before = datetime.now(UTC) - timedelta(minutes=2)
+        (admission,) = await house.stores.ledger.admit(Arrival("dead", "door", 1, "start", "never", before), ["u1"])
+        await until(lambda: bool((found := house.stores.ledger.admission(admission.passage)) and found.left), 20)
+        assert (await client.get_workflow_handle(user_workflow_id("door", "u1")).result())["exit"] == "out"

@@ -13,7 +13,6 @@ from activities.records.admissions import Admission, Arrival, passage_id
 from activities.records.catalogue import Catalogue, SavedJourney
 from activities.records.gate import Life
 from activities.records.ledger import Ledger
-from activities.records.pseudonyms import Pseudonyms
 from activities.starting import Starter, Way
 from activities.tables.properties import as_cell
 from workflows.documents import Keyed, TriggerEntry
@@ -75,12 +74,12 @@ class Entering:
 
     Args:
         ledger: Where admissions are written down.
-        ids: Names users towards Temporal.
+        starter: Starts runs.
     """
 
-    def __init__(self, ledger: Ledger, ids: Pseudonyms) -> None:
+    def __init__(self, ledger: Ledger, starter: Starter) -> None:
         self._ledger = ledger
-        self._starter = Starter(ids)
+        self._starter = starter
 
     async def enter(self, client: Client, door: Door, event: Occurrence) -> str | None:
         """Admit the user of an event, and start the run.
