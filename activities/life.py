@@ -18,6 +18,7 @@ from activities.records.statistics import count as count_stats
 from activities.records.statistics import everybody_inside
 from activities.starting import Starter, Way
 from activities.stores import Stores
+from activities.waking import wake_held
 from workflows.contracts import (
     JourneyRequest,
     Leave,
@@ -93,7 +94,11 @@ class LifeActivities:
                 f"the journey {saved.name!r} is archived: take it out, with: journeys archive {saved.name} --undo",
                 code="archived",
             )
+        # A start before this one that was terminated in a pause has left those behind whom it held: they go on now.
+        epoch = await stores.gate.resume(saved.name, "now", request.now) if life is not None else None
         await stores.ledger.open_journey(saved.name, saved.version, saved.digest, request.launch, request.now)
+        if epoch is not None:
+            await wake_held(activity.client(), stores, saved.name, epoch)
         document = saved.document
         if not isinstance(document, JourneyDocument):
             raise RefusedError(f"{saved.name!r} is no journey")

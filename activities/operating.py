@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
 
 from temporalio import activity
-from temporalio.client import Client
-from temporalio.service import RPCError, RPCStatusCode
 
 from activities.documents.saving import save_definition
 from activities.faults import as_failures
 from activities.life import opened_journey
 from activities.records.catalogue import SavedJourney
 from activities.records.gate import TRUST_SECONDS
-from activities.records.pseudonyms import Pseudonyms
 from activities.records.statistics import Inside, everybody_inside
 from activities.stores import Stores
+from activities.waking import PAGE, signal_runs, wake_held
 from workflows.contracts import (
     FinishRequest,
     Leave,
@@ -38,10 +34,6 @@ from workflows.documents import TimeDelay, WaitForTrigger
 from workflows.errors import DefinitionError, Fault, RefusedError
 from workflows.graph import says_the_same
 from workflows.scalars import nearest, quoted
-
-SIGNALS_AT_ONCE = 50
-"""Signals under way at one moment."""
-PAGE = 500
 
 WAITING = (TimeDelay, WaitForTrigger)
 """Elements at which users stay: only these runs have to be told of a change; others ask soon."""
@@ -277,17 +269,8 @@ class OperatingActivities:
 
     async def _resume(self, request: LifeRequest, resume: ResumeRequest) -> int:
         """Commit a resumption, and wake those whom the newest pause held and nobody has woken yet."""
-        gate, woken = self._stores.gate, 0
-        epoch = await gate.resume(request.journey, resume.due, request.now)
-        if epoch is None:
-            return 0
-        while page := await asyncio.to_thread(gate.held_by, request.journey, epoch, PAGE):
-            who = [(user, key) for _, _, user, key in page]
-            await signal_runs(activity.client(), self._stores.ids, request.journey, who, "resumed")
-            await gate.signalled([(passage, step) for passage, step, _, _ in page])
-            woken += len(page)
-            activity.heartbeat(woken)
-        return woken
+        epoch = await self._stores.gate.resume(request.journey, resume.due, request.now)
+        return 0 if epoch is None else await wake_held(activity.client(), self._stores, request.journey, epoch)
 
     async def _end(self, request: LifeRequest, inside: list[Inside], reason: str) -> int:
         """Close passages, and tell their runs."""
@@ -341,33 +324,3 @@ def require_places(saved: SavedJourney, occupied: set[str], mapping: dict[str, s
             )
     if faults:
         raise DefinitionError(faults)
-
-
-async def signal_runs(
-    client: Client, ids: Pseudonyms, journey: str, who: Iterable[tuple[str, str]], signal: str, argument: Any = None
-) -> None:
-    """Signal the runs of some users; a run that is over already needs no telling.
-
-    Args:
-        client: Reaches the server.
-        ids: Names users towards Temporal.
-        journey: The journey.
-        who: User id and key of each.
-        signal: The signal's name.
-        argument: What it carries; null for nothing.
-
-    Raises:
-        RPCError: The server cannot be reached.
-    """
-    slots = asyncio.Semaphore(SIGNALS_AT_ONCE)
-
-    async def tell(user_id: str, key: str) -> None:
-        handle = client.get_workflow_handle(ids.workflow_id(journey, user_id, key))
-        try:
-            async with slots:
-                await handle.signal(signal, *([argument] if argument is not None else []))
-        except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
-                raise
-
-    await asyncio.gather(*(tell(user_id, key) for user_id, key in who))

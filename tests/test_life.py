@@ -337,3 +337,15 @@ async def test_a_pause_is_met_at_the_claim(house: House, monkeypatch: pytest.Mon
         async with house.serving((PUSH_QUEUE,)):
             await until(lambda: len(rows(house, held)) == 3)
     assert titles(house) == {}
+
+
+async def test_a_start_after_one_that_was_terminated_in_a_pause_wakes_the_held(house: House) -> None:
+    """Whom a pause held whose journey was then terminated goes on when the journey is started again."""
+    async with running(house) as (client, operator):
+        await operator.pause()
+        await house.pass_time(client, "slow", "u1", 31 * DAY)
+        await until(lambda: bool(rows(house, held)))
+        await client.get_workflow_handle("journey/slow").terminate("an operator")
+        await house.engine.start("slow", client=client)
+        await until(lambda: "u1" in titles(house))
+        assert numbers(house).inside == 4
