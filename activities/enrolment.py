@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -35,6 +35,14 @@ TIME_PASSED = "time-passed"
 """Why a user is refused whose time of the day had come before the audience was evaluated, with `if_passed: skip`."""
 GATE_SECONDS = 0.5
 """How often a paused enrolment looks whether it may go on."""
+
+
+@dataclass
+class _Door:
+    """By which version, and which of its rules, users enter now."""
+
+    way: Way
+    arrival: Arrival
 
 
 class EnrolmentActivities:
@@ -122,33 +130,21 @@ class EnrolmentActivities:
             reentry=saved.document.reentry,
             at=request.now,
             cap=saved.document.entry_cap,
+            steady=True,
         )
         client, starter = activity.client(), Starter(stores.ids, stores.catalogue)
-        way = Way(saved, request.version, request.entry)
+        door = _Door(Way(saved, request.version, request.entry), arrival)
         await stores.gate.renew()  # the copy may be of a start before this one
         # Whom a worker that died has admitted is inside, whatever has become of the journey since.
         unstarted = await asyncio.to_thread(stores.ledger.unstarted, request.enrolment)
-        await _start(starter, client, way, unstarted)
+        await _start(starter, client, door.way, unstarted)
         await stores.ledger.page_done(request.enrolment, [admission.passage for admission in unstarted], cursor)
         for page in self._pages(request.enrolment, cursor, audience.users):
-            await self._wait_for_room(request.journey)
-            life = await self._wait_while_paused(request.journey)
-            if activity.is_worker_shutdown():
-                raise WorkerStopping(f"this worker stops: another one goes on behind user {cursor} of the audience")
-            if life is None or life.state != "running":
-                break  # finished meanwhile: nobody enters any more
-            if life.version != way.version:
-                # Another version has taken over: whoever comes now enters it, where it has this entry.
-                saved = stores.catalogue.journey(life.digest)
-                if not isinstance(saved.document.entries.get(request.entry), AudienceEntry):
-                    break
-                way = Way(saved, life.version, request.entry)
-                document = saved.document
-                arrival = replace(arrival, version=life.version, reentry=document.reentry, cap=document.entry_cap)
-            later, never = await asyncio.to_thread(self._times, request, saved.document, page)
-            admissions = await stores.ledger.admit(replace(arrival, enters_at=later, refused=never), page)
+            admissions = await self._admitted(request, door, page)
+            if not admissions:
+                break
             entering = [admission for admission in admissions if not admission.refused]
-            await _start(starter, client, way, [admission for admission in entering if not admission.started])
+            await _start(starter, client, door.way, [admission for admission in entering if not admission.started])
             cursor += len(page)
             await stores.ledger.page_done(request.enrolment, [admission.passage for admission in entering], cursor)
         if request.schedule is not None:
@@ -156,6 +152,36 @@ class EnrolmentActivities:
             await asyncio.to_thread(self._snapshot(request.enrolment).unlink, missing_ok=True)
         entered, refused = await asyncio.to_thread(stores.ledger.enrolled, request.enrolment)
         return Enrolled(audience=audience.users, entered=entered, refused=refused)
+
+    async def _admitted(self, request: EnrolmentRequest, door: _Door, page: list[str]) -> list[Admission]:
+        """Admit a page in the version that runs, when there is room and no pause.
+
+        Returns:
+            One admission for each user; none when nobody enters any more.
+        """
+        stores = self._stores
+        while True:
+            await self._wait_for_room(request.journey)
+            life = await self._wait_while_paused(request.journey)
+            if activity.is_worker_shutdown():
+                raise WorkerStopping(f"this worker stops: another one goes on with the audience of {request.entry!r}")
+            if life is None or life.state != "running":
+                return []  # finished meanwhile: nobody enters any more
+            if life.version != door.way.version:
+                # Another version has taken over: whoever comes now enters it, where it has this entry.
+                saved = stores.catalogue.journey(life.digest)
+                document = saved.document
+                if not isinstance(document.entries.get(request.entry), AudienceEntry):
+                    return []
+                door.way = Way(saved, life.version, request.entry)
+                door.arrival = replace(
+                    door.arrival, version=life.version, reentry=document.reentry, cap=document.entry_cap
+                )
+            later, never = await asyncio.to_thread(self._times, request, door.way.saved.document, page)
+            arrival = replace(door.arrival, enters_at=later, refused=never)
+            if admissions := await stores.ledger.admit(arrival, page):
+                return admissions
+            await stores.gate.renew()  # the journey has taken a turn that the copy does not know of
 
     async def _wait_for_room(self, journey: str) -> None:
         """Wait while too many runs were started and have not begun, unless the worker stops."""

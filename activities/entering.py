@@ -49,7 +49,8 @@ class EnteringActivities:
         """
         given, stores = request.enter or EnterRequest(users=[]), self._stores
         life = await asyncio.to_thread(stores.ledger.life, request.journey)
-        if life is None or life.state != "running":
+        # Tried again, it starts whom it has admitted, whatever turn the journey has taken since.
+        if life is None or (life.state != "running" and activity.info().attempt == 1):
             raise RefusedError(
                 f"the journey {request.journey!r} is {life.state if life else 'not started'}: nobody enters"
             )

@@ -13,12 +13,12 @@ from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 
 from activities.documents.saving import save_definition
 from activities.faults import as_failures
-from activities.records.admissions import Admission
 from activities.records.catalogue import Saved
 from activities.records.statistics import count as count_stats
 from activities.records.statistics import everybody_inside
 from activities.starting import Starter, Way
 from activities.stores import Stores
+from activities.waking import wake_held
 from workflows.contracts import (
     JourneyRequest,
     Leave,
@@ -37,10 +37,8 @@ POLL_SECONDS = 0.1
 LOOK_SECONDS = 3.0
 """How long one attempt watches before it leaves the asking to the server's retries."""
 
-FORSAKEN = timedelta(minutes=2)
-"""How long after an admission its run is not started by whoever has admitted: he is dead, or was refused since."""
-FORSAKEN_AT_ONCE = 100
-"""Runs started in one look."""
+LEFT_BEHIND = timedelta(seconds=60)
+"""How long ago somebody was admitted whose run was not started, for whoever admitted him to be taken for dead."""
 
 ABNORMAL = {
     WorkflowExecutionStatus.TERMINATED: "terminated",
@@ -96,7 +94,11 @@ class LifeActivities:
                 f"the journey {saved.name!r} is archived: take it out, with: journeys archive {saved.name} --undo",
                 code="archived",
             )
+        # A start before this one that was terminated in a pause has left those behind whom it held: they go on now.
+        epoch = await stores.gate.resume(saved.name, "now", request.now) if life is not None else None
         await stores.ledger.open_journey(saved.name, saved.version, saved.digest, request.launch, request.now)
+        if epoch is not None:
+            await wake_held(activity.client(), stores, saved.name, epoch)
         document = saved.document
         if not isinstance(document, JourneyDocument):
             raise RefusedError(f"{saved.name!r} is no journey")
@@ -118,7 +120,7 @@ class LifeActivities:
                 costs no history event.
         """
         await reconcile(activity.client(), self._stores, request.journey)
-        await start_forsaken(activity.client(), self._stores, request.journey)
+        await start_left_behind(activity.client(), self._stores, request.journey)
         until = time.monotonic() + LOOK_SECONDS
         if request.admits:
             raise StillInside(f"{request.journey!r} admits users: this watch goes on until it does not")
@@ -255,8 +257,8 @@ async def reconcile(client: Client, stores: Stores, journey: str) -> int:
     return closed + await _close(client, stores, journey, page)
 
 
-async def start_forsaken(client: Client, stores: Stores, journey: str) -> int:
-    """Start the runs of those who were admitted by a worker that died, and to whom nobody came back.
+async def start_left_behind(client: Client, stores: Stores, journey: str) -> int:
+    """Start the runs of those whom a process admitted that died before it could start them.
 
     Args:
         client: Reaches the server.
@@ -264,25 +266,29 @@ async def start_forsaken(client: Client, stores: Stores, journey: str) -> int:
         journey: The journey.
 
     Returns:
-        How many runs were started, or are there after all; the next look goes on with those that could not be.
+        How many were started, each in the version that admitted him.
     """
-    before = datetime.now(UTC) - FORSAKEN
-    life = await asyncio.to_thread(stores.ledger.life, journey)
-    found = await asyncio.to_thread(stores.ledger.forsaken, journey, before, FORSAKEN_AT_ONCE)
-    if life is None or not found:
+    before = datetime.now(UTC) - LEFT_BEHIND
+    left = await asyncio.to_thread(stores.ledger.left_behind, journey, before)
+    if not left:
         return 0
-    starter, saved = Starter(stores.ids, stores.catalogue), stores.catalogue.journey(life.digest)
-
-    async def start(admission: Admission) -> None:
-        way = Way(saved, life.version, admission.entry, admission.key)
-        await starter.start(client, way, admission)
-        await stores.ledger.started([admission.passage])
-
-    done = await asyncio.gather(*(start(admission) for admission in found), return_exceptions=True)
-    for admission, failure in zip(found, done, strict=True):
-        if failure is not None:
-            activity.logger.warning("the run of passage %s cannot be started yet: %s", admission.passage, failure)
-    return sum(failure is None for failure in done)
+    starter = Starter(stores.ids, stores.catalogue)
+    versions = {admission.version for admission, _, _ in left}
+    found = {one: await asyncio.to_thread(stores.catalogue.find, "journey", journey, one) for one in versions}
+    saved = {version: stores.catalogue.journey(one.digest) for version, one in found.items()}
+    starting = (
+        starter.start(
+            client,
+            Way(saved[admission.version], admission.version, admission.entry, key),
+            admission,
+            seen=None if event_id is None else datetime.now(UTC),
+        )
+        for admission, key, event_id in left
+    )
+    results = await asyncio.gather(*starting, return_exceptions=True)
+    started = [one.passage for (one, _, _), failure in zip(left, results, strict=True) if failure is None]
+    await stores.ledger.started(started)  # the others are tried at the next look
+    return len(started)
 
 
 async def _close(client: Client, stores: Stores, journey: str, page: dict[str, WorkflowExecution]) -> int:

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
 
 from temporalio import activity
-from temporalio.client import Client
-from temporalio.service import RPCError, RPCStatusCode
 
 from activities.documents.saving import save_definition
 from activities.faults import as_failures
 from activities.heartbeats import beating
 from activities.life import opened_journey
 from activities.records.catalogue import SavedJourney
-from activities.records.pseudonyms import Pseudonyms
+from activities.records.gate import TRUST_SECONDS
 from activities.records.statistics import Inside, everybody_inside
 from activities.stores import Stores
+from activities.waking import PAGE, signal_runs, wake_held
 from workflows.contracts import (
     FinishRequest,
     Leave,
@@ -38,10 +35,6 @@ from workflows.documents import TimeDelay, WaitForTrigger
 from workflows.errors import DefinitionError, Fault, RefusedError
 from workflows.graph import says_the_same
 from workflows.scalars import nearest, quoted
-
-SIGNALS_AT_ONCE = 50
-"""Signals under way at one moment."""
-PAGE = 500
 
 WAITING = (TimeDelay, WaitForTrigger)
 """Elements at which users stay: only these runs have to be told of a change; others ask soon."""
@@ -109,12 +102,10 @@ class OperatingActivities:
         Raises:
             ApplicationError: The ledger or the server cannot be reached. Temporal retries.
         """
-        stores, told = self._stores, 0
-        life = await asyncio.to_thread(stores.ledger.life, request.journey)
-        if life is not None and life.state == "paused":
-            # Those whom the pause held go on to their ends, or leave below.
-            told += await self._resume(request, ResumeRequest())
+        stores = self._stores
+        # First, so that nobody enters while those held by a pause are woken: they go on to their ends, or leave below.
         await stores.ledger.finish_journey(request.journey, request.launch, request.now)
+        told = await self._resume(request, ResumeRequest())
         if (request.finish or FinishRequest()).inside == "end":
             inside = await asyncio.to_thread(everybody_inside, stores.ledger.database, request.journey)
             told += await self._end(request, inside, "finished")
@@ -178,8 +169,8 @@ class OperatingActivities:
 
     async def _inside(self, journey: str, user_id: str, key: str | None) -> list[Inside]:
         """Find a user's passages; refuse where there is none."""
-        his = await asyncio.to_thread(everybody_inside, self._stores.ledger.database, journey, user_id)
-        meant = [one for one in his if key in (None, one.key)]
+        runs = await asyncio.to_thread(everybody_inside, self._stores.ledger.database, journey, user_id)
+        meant = [one for one in runs if key in (None, one.key)]
         if not meant and activity.info().attempt == 1:
             keyed = f" with the key {key!r}" if key is not None else ""
             raise RefusedError(f"the user {user_id!r}{keyed} is not inside {journey!r}", code="not-inside")
@@ -209,17 +200,17 @@ class OperatingActivities:
         if found.name != request.journey:
             raise RefusedError(f"the definition is of {found.name!r}, and {request.journey!r} is running")
         saved = stores.catalogue.journey(found.digest)
-        everybody = await asyncio.to_thread(everybody_inside, stores.ledger.database, request.journey)
-        earlier = [one for one in everybody if one.version < found.version]
+        everybody, earlier = await self._inside_before(request.journey, found.version)
         places = await asyncio.to_thread(self._places, request.journey, earlier)
         report = LifeReport(
             journey=request.journey,
             version=found.version,
             state="running",
-            inside=len(everybody),
+            inside=everybody,
             elements=dict(sorted(Counter(places.values()).items())),
         )
-        life = await asyncio.to_thread(stores.ledger.life, request.journey)
+        await stores.gate.renew()
+        life = await stores.gate.life(request.journey)
         if life is not None and life.state == "paused":
             report = report.model_copy(update={"state": "paused"})
         running = life.version if life is not None else 0
@@ -229,43 +220,53 @@ class OperatingActivities:
                 "new version, with: journeys save FILE",
                 code="older-version",
             )
-        if found.version > running:
+        asked = found.version, revise.inside, revise.mapping
+        if life is None or not life.revisions or not life.revisions[-1].says(*asked):  # else asked again
             if revise.inside == "move":
                 require_places(saved, set(places.values()), revise.mapping)
             await stores.gate.revise(
                 request.journey, found.version, found.digest, revise.inside, revise.mapping, request.now
             )
         told = 0
-        if revise.inside == "end":
-            told = await self._end(request, earlier, "revised")
-        elif revise.inside == "move":
-            told = await self._tell_those_who_wait(request.journey, saved, earlier, places, revise.mapping)
+        if revise.inside != "keep":
+            # Until every worker knows of it, somebody may still come in, or come to rest, in his version.
+            await asyncio.sleep(TRUST_SECONDS)
+            _, earlier = await self._inside_before(request.journey, found.version)
+            if revise.inside == "end":
+                told = await self._end(request, earlier, "revised")
+            else:
+                told = await self._tell_those_who_wait(request.journey, saved, earlier, revise.mapping)
         opened = opened_journey(found, saved.document)
         return Revised(opened=opened, report=report.model_copy(update={"signalled": told}))
 
-    def _places(self, journey: str, inside: list[Inside]) -> dict[str, str]:
-        """Name the element at which each passage is."""
-        versions = self._versions(journey, inside)
-        return {one.passage: one.whereabouts.element_in(versions[one.version]) for one in inside}
+    async def _inside_before(self, journey: str, version: int) -> tuple[int, list[Inside]]:
+        """Count those inside, and list those in versions before one."""
+        everybody = await asyncio.to_thread(everybody_inside, self._stores.ledger.database, journey)
+        return len(everybody), [one for one in everybody if one.version < version]
 
     def _versions(self, journey: str, inside: list[Inside]) -> dict[int, SavedJourney]:
-        """Give the versions that passages are in, each read once."""
+        """Read the versions in which somebody is."""
         catalogue = self._stores.catalogue
         return {
             version: catalogue.journey(catalogue.find("journey", journey, version).digest)
             for version in {one.version for one in inside}
         }
 
+    def _places(self, journey: str, inside: list[Inside]) -> dict[str, str]:
+        """Name the element at which each passage is."""
+        versions = self._versions(journey, inside)
+        return {one.passage: one.whereabouts.element_in(versions[one.version]) for one in inside}
+
     async def _tell_those_who_wait(
-        self, journey: str, saved: SavedJourney, inside: list[Inside], places: dict[str, str], mapping: dict[str, str]
+        self, journey: str, saved: SavedJourney, inside: list[Inside], mapping: dict[str, str]
     ) -> int:
         """Wake the runs that wait at an element which has changed: the others learn of it when they next ask."""
         versions = await asyncio.to_thread(self._versions, journey, inside)
         changed: list[tuple[str, str]] = []
         for one in inside:
-            before = versions[one.version].document.elements[places[one.passage]]
-            name = mapping.get(places[one.passage], places[one.passage])
-            after = saved.document.elements.get(name)
+            place = one.whereabouts.element_in(versions[one.version])
+            before = versions[one.version].document.elements[place]
+            after = saved.document.elements.get(mapping.get(place, place))
             if isinstance(before, WAITING) and (after is None or not says_the_same(before, after)):
                 changed.append((one.user_id, one.key))
         for begin in range(0, len(changed), PAGE):
@@ -273,15 +274,9 @@ class OperatingActivities:
         return len(changed)
 
     async def _resume(self, request: LifeRequest, resume: ResumeRequest) -> int:
-        """Commit a resumption, and wake those whom the pause held."""
-        gate, woken = self._stores.gate, 0
-        epoch = await gate.resume(request.journey, resume.due, request.now)
-        while page := await asyncio.to_thread(gate.held_by, request.journey, epoch, PAGE):
-            who = [(user, key) for _, _, user, key in page]
-            await signal_runs(activity.client(), self._stores.ids, request.journey, who, "resumed")
-            await gate.signalled([(passage, step) for passage, step, _, _ in page])
-            woken += len(page)
-        return woken
+        """Commit a resumption, and wake those whom the newest pause held and nobody has woken yet."""
+        epoch = await self._stores.gate.resume(request.journey, resume.due, request.now)
+        return 0 if epoch is None else await wake_held(activity.client(), self._stores, request.journey, epoch)
 
     async def _end(self, request: LifeRequest, inside: list[Inside], reason: str) -> int:
         """Close passages, and tell their runs."""
@@ -334,33 +329,3 @@ def require_places(saved: SavedJourney, occupied: set[str], mapping: dict[str, s
             )
     if faults:
         raise DefinitionError(faults)
-
-
-async def signal_runs(
-    client: Client, ids: Pseudonyms, journey: str, who: Iterable[tuple[str, str]], signal: str, argument: Any = None
-) -> None:
-    """Signal the runs of some users; a run that is over already needs no telling.
-
-    Args:
-        client: Reaches the server.
-        ids: Names users towards Temporal.
-        journey: The journey.
-        who: User id and key of each.
-        signal: The signal's name.
-        argument: What it carries; null for nothing.
-
-    Raises:
-        RPCError: The server cannot be reached.
-    """
-    slots = asyncio.Semaphore(SIGNALS_AT_ONCE)
-
-    async def tell(user_id: str, key: str) -> None:
-        handle = client.get_workflow_handle(ids.workflow_id(journey, user_id, key))
-        try:
-            async with slots:
-                await handle.signal(signal, *([argument] if argument is not None else []))
-        except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
-                raise
-
-    await asyncio.gather(*(tell(user_id, key) for user_id, key in who))

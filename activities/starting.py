@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from temporalio.client import Client
 from temporalio.common import (
@@ -63,13 +64,14 @@ class Starter:
         self._ids, self._catalogue = ids, catalogue
         self._slots = asyncio.Semaphore(STARTS_AT_ONCE)
 
-    async def start(self, client: Client, way: Way, admission: Admission) -> None:
+    async def start(self, client: Client, way: Way, admission: Admission, *, seen: datetime | None = None) -> None:
         """Start the run of an admission; returns when it runs, or ran.
 
         Args:
             client: Reaches the server.
-            way: The version and the entry.
+            way: The version and the entry; those of who was admitted before, in another version, are his own.
             admission: Who was admitted.
+            seen: When the event by which he enters was in the tables, UTC; None for no event.
 
         Raises:
             StoreUnavailable: Another run holds the workflow id and does not end. Temporal retries.
@@ -98,6 +100,7 @@ class Starter:
                             version=way.version,
                             digest=way.saved.digest,
                             routes=way.saved.routes,
+                            seen=seen,
                         ),
                         id=workflow_id,
                         task_queue=USERS_QUEUE,

@@ -19,9 +19,11 @@ from activities.elements.split_test import variant_of
 from activities.elements.webhook import Outside
 from activities.life import stats_of
 from activities.records.reports import ExplainedRun, explain
+from activities.records.statistics import everybody_inside
 from tests.house import House
+from tests.worker_that_dies import until
 from workers.plugin import JourneysPlugin
-from workflows.contracts import USERS_QUEUE, UserJourneyInput, UserJourneyResult, user_workflow_id
+from workflows.contracts import USERS_QUEUE, Leave, UserJourneyInput, UserJourneyResult, user_workflow_id
 from workflows.documents import JourneyDocument, SplitTest
 
 ONE_ELEMENT = """\
@@ -246,6 +248,24 @@ async def test_a_webhook_is_posted_with_one_key(
         json.dumps({"element": "it", "journey": "one", "name": "Anna", "user_id": "u1"}, sort_keys=True)
     }
     assert len({headers["Idempotency-Key"] for headers, _ in got}) == 1
+
+
+async def test_a_webhook_of_a_user_who_was_taken_out_is_not_posted(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is removed while his webhook waits to be tried again leaves at its next try, which posts nothing."""
+    monkeypatch.setattr("activities.elements.webhook.RETRY_SECONDS", 1.0)
+    outside = Outside(hosts=("127.0.0.1",))
+    async with receiver(503, 200) as (url, got):
+        await opened(house, HOOK.format(url=url))
+        async with house.serving(plugin=JourneysPlugin(house.stores, outside=outside)) as client:
+            passing = asyncio.create_task(pass_through(client, "u1"))
+            await until(lambda: len(got) == 1)
+            (one,) = everybody_inside(house.stores.ledger.database, "one")
+            await house.stores.ledger.close({one.passage: Leave(exit="", reason="removed")}, datetime.now(UTC))
+            assert (await passing).reason == "removed"
+    await outside.close()
+    assert len(got) == 1
 
 
 async def test_a_webhook_does_not_reach_inside_the_network(house: House) -> None:

@@ -16,6 +16,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from activities.enrolment import PAGE
 from activities.life import stats_of
+from activities.records import gate
 from activities.records.rows import enrolments, passages, pushes, refusals
 from tests.house import House
 from tests.worker_that_dies import (
@@ -266,3 +267,19 @@ def test_an_import_rejects_ids_too_long(house: House) -> None:
     report = house.load("users", f"user_id,club\n{'x' * 200},crowd\n{'x' * 201},crowd\n")
     assert (report.inserted, report.rejected) == (1, 1)
     assert "user_id is longer than 200 characters" in Path(report.rejects_file).read_text(encoding="utf-8")
+
+
+async def test_nobody_enters_once_finish_has_answered(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finish in the middle of an enrolment: no page is admitted after it, whatever the worker knows yet."""
+    monkeypatch.setattr(gate, "COPY_SECONDS", 60.0)
+    monkeypatch.setattr(gate, "TRUST_SECONDS", 180.0)
+    load_crowd(house, CROWD)
+    async with production_workers(house, (JOURNEYS_QUEUE, USERS_QUEUE, PUSH_QUEUE)) as client:
+        report = await house.engine.start("crowd", client=client)
+        await until(lambda: rows(house, passages))
+        await Operator(client, "crowd").finish(FinishRequest(inside="end"))
+        entered = len(rows(house, passages))
+        stats = await house.engine.result(report, client=client)
+    assert 0 < entered < CROWD
+    assert (stats.entered, stats.inside, stats.refused) == (entered, 0, {})
+    require_sums(stats)

@@ -17,6 +17,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 from activities.events.taking import Events
 from activities.life import stats_of
+from activities.records.admissions import Arrival
 from activities.records.reports import explain, list_pushes
 from activities.records.rows import conversions, passages, pushes, taken
 from tests.commands import Commands
@@ -24,7 +25,7 @@ from tests.house import House
 from tests.worker_that_dies import other_process, production_workers, until
 from workers.connecting import create_search_attributes
 from workers.opening import open_stores
-from workflows.contracts import JOURNEYS_QUEUE, PUSH_QUEUE, USERS_QUEUE, EventGiven, user_workflow_id
+from workflows.contracts import JOURNEYS_QUEUE, PUSH_QUEUE, USERS_QUEUE, EventGiven, UserJourneyInput, user_workflow_id
 from workflows.errors import RefusedError, StoreUnavailable
 from workflows.events import EVENTS_ID, EventTaken
 
@@ -411,3 +412,23 @@ def test_the_command(tmp_path: Path, address: str, namespace: str, monkeypatch: 
         said = here("event", "u1", "purchase", *wrong, "--json")
         assert said.status == 2
         assert said.errors
+
+
+async def test_a_run_is_of_the_version_that_admitted_its_user(house: House) -> None:
+    """Admitted by an event, and started only when another version has taken over: the run is of the first one."""
+    welcome(house)
+    await open_journeys(house, "welcome")
+    client = await connected(house)
+    ledger, saved = house.stores.ledger, house.stores.catalogue.find("journey", "welcome")
+    where = Arrival(
+        "event/e1/welcome/start", "welcome", saved.version, "start", "never", datetime.now(UTC), event_id="e1"
+    )
+    await ledger.admit(where, ["u1"])
+    welcome(house, reentry="after_exit")
+    later = house.stores.catalogue.find("journey", "welcome")
+    await house.stores.gate.revise("welcome", later.version, later.digest, "keep", {}, datetime.now(UTC))
+    assert (await house.engine.event("u1", "sign_up", event_id="e1", client=client)).started == 1
+    history = await client.get_workflow_handle(user_workflow_id("welcome", "u1")).fetch_history()
+    payloads = history.events[0].workflow_execution_started_event_attributes.input.payloads
+    (given,) = await client.data_converter.decode(payloads, [UserJourneyInput])
+    assert (given.version, given.digest, later.version) == (1, saved.digest, 2)

@@ -7,6 +7,7 @@ import multiprocessing
 import random
 import sqlite3
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, create_engine, func, insert, select
+from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, create_engine, event, func, insert, select
 from sqlalchemy.engine import make_url
 
 from activities.life import stats_of
+from activities.records import gate
 from activities.records.admissions import Admission, Arrival, passage_id, refusal_reason
 from activities.records.database import Database
+from activities.records.gate import Gate
 from activities.records.ledger import Ledger
 from activities.records.rows import passages, refusals, steps
 from tests.house import House
@@ -454,3 +457,26 @@ def test_passage_ids_are_apart() -> None:
     asked = [("e", "u"), ("e", "u", "k"), ("e2", "u"), ("e", "u2"), ("e", "uk")]
     assert len({passage_id(*one) for one in asked}) == len(asked)
     assert passage_id("e", "u") == passage_id("e", "u")
+
+
+async def test_a_copy_that_came_too_late_is_not_trusted(
+    database: Database, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a slow database said of pauses is as old as the question: too old to be trusted, it lets nobody act."""
+    await ledger.open_journey("j", 1, "d", "launch", NOW)
+    found = Gate(database)
+    assert (await found.lives())["j"].state == "running"
+    monkeypatch.setattr(gate, "COPY_SECONDS", 0.05)
+    monkeypatch.setattr(gate, "TRUST_SECONDS", 0.1)
+
+    def slowly(*_: Any) -> None:
+        time.sleep(0.2)
+
+    await asyncio.sleep(0.1)
+    event.listen(database._reading, "before_cursor_execute", slowly)
+    try:
+        with pytest.raises(StoreUnavailable, match="to say which journeys are paused"):
+            await found.lives()
+    finally:
+        event.remove(database._reading, "before_cursor_execute", slowly)
+    assert (await found.lives())["j"].state == "running"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,14 +12,19 @@ import pytest
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from activities.life import start_forsaken, stats_of
-from activities.records.admissions import Arrival
+from activities.life import stats_of
+from activities.records import gate
 from activities.records.reports import list_pushes
+from activities.records.rows import held, passages
 from activities.records.statistics import everybody_inside
 from tests.house import House, events_of
+from tests.test_events import rows
 from workers.engine import JourneyFailed
 from workers.operating import Operator
 from workflows.contracts import (
+    JOURNEYS_QUEUE,
+    PUSH_QUEUE,
+    USERS_QUEUE,
     FinishRequest,
     MoveRequest,
     Outcome,
@@ -45,6 +49,17 @@ elements:
   done: {kind: exit}
 """
 """u1, u2, u4 and u6 enter and wait for 30 days."""
+
+SENDING = """\
+journey: slow
+entries:
+  start: {kind: audience-entry, audience: {segment: paying}, next: promo}
+elements:
+  promo: {kind: push, message: {title: First, body: b}, next: wait}
+  wait: {kind: time-delay, duration: 30d, next: done}
+  done: {kind: exit}
+"""
+"""The same users are pushed, and wait then."""
 
 PAYING = ("u1", "u2", "u4", "u6")
 
@@ -291,17 +306,96 @@ async def test_a_move_that_its_run_has_not_heard_of(house: House) -> None:
         assert moved == [(0, 1), (0, 0), (1, 0)]
 
 
-async def test_who_was_admitted_and_forsaken_is_started(house: House) -> None:
-    """Whom a worker has admitted by a word that is not repeated is started by the watch, minutes later, once."""
-    async with running(house) as (client, _):
-        arrival = Arrival("enter/slow/lost", "slow", 1, "start", "never", datetime.now(UTC) - timedelta(minutes=1))
-        await house.stores.ledger.admit(arrival, ["u3"])
-        assert await start_forsaken(client, house.stores, "slow") == 0, "it may be about to be started"
-        late = datetime.now(UTC) - timedelta(minutes=3)
-        await house.stores.ledger.admit(replace(arrival, enrolment="enter/slow/late", at=late), ["u5"])
-        assert await start_forsaken(client, house.stores, "slow") == 1
-        await at_rest(house, client, "u5")
-        assert await start_forsaken(client, house.stores, "slow") == 0
-        assert numbers(house).inside == 6
-        with pytest.raises(RPCError, match="not found"):
-            await client.get_workflow_handle("journey/slow/user/u3").describe()
+async def test_a_revision_in_a_pause_loses_nobody(house: House) -> None:
+    """Who is held after a revision that came in the pause is woken like everybody whom that pause held."""
+    async with running(house) as (client, operator):
+        await operator.pause()
+        house.save(SLOW.replace("duration: 10d", "duration: 11d"))
+        assert (await operator.revise(ReviseRequest(inside="keep"))).state == "paused"
+        await house.pass_time(client, "slow", "u1", 31 * DAY)
+        await until(lambda: bool(rows(house, held)))
+        assert (await operator.resume(ResumeRequest(due="skip"))).signalled == 1
+        await until(lambda: numbers(house, 1).elements["promo"].users == {"skipped: paused": 1})
+
+
+async def test_a_later_keep_takes_no_move_back(house: House) -> None:
+    """Whom a revision moves goes on in its version, although a later revision that keeps everybody came before."""
+    async with running(house) as (client, operator):
+        house.save(SLOW.replace("First", "Second"))
+        await operator.revise(ReviseRequest(inside="move"))
+        house.save(SLOW.replace("First", "Third"))
+        await operator.revise(ReviseRequest(inside="keep"))
+        await house.pass_time(client, "slow", "u1", 31 * DAY)
+        await until(lambda: "u1" in titles(house))
+        assert titles(house) == {"u1": ["Second", "Second"]}
+        assert (numbers(house, 1).moved_out, numbers(house, 2).moved_in, numbers(house, 3).moved_in) == (1, 1, 0)
+
+
+async def test_the_same_version_may_move_who_was_kept(house: House) -> None:
+    """Those whom a revision kept are moved by naming the same version again: nothing is said to be done and is not."""
+    async with running(house) as (client, operator):
+        house.save(SLOW.replace("First", "Second"))
+        await operator.revise(ReviseRequest(inside="keep"))
+        await operator.revise(ReviseRequest(inside="move"))
+        await house.pass_time(client, "slow", "u1", 31 * DAY)
+        await until(lambda: "u1" in titles(house))
+        assert titles(house) == {"u1": ["Second", "Second"]}
+        assert (numbers(house, 1).moved_out, numbers(house, 2).moved_in) == (1, 1)
+
+
+async def test_who_comes_to_rest_while_a_revision_spreads_is_moved(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who begins a changed wait by a copy that does not know of the revision yet is told of it, and moves."""
+    monkeypatch.setattr(gate, "COPY_SECONDS", 2.5)
+    house.save(SENDING)
+    async with house.serving((JOURNEYS_QUEUE, USERS_QUEUE)) as client:
+        await house.engine.start("slow", client=client)
+        await until(lambda: len([row for row in rows(house, passages) if row.begun_at]) == 4)
+        house.save(SENDING.replace("30d", "40d"))
+        await house.stores.gate.renew()
+        revising = asyncio.create_task(Operator(client, "slow").revise(ReviseRequest(inside="move")))
+        await until(lambda: stats_of(house.stores, "slow").version == 2)
+        async with house.serving((PUSH_QUEUE,)):
+            await until(lambda: numbers(house, 1).elements["wait"].inside > 0)
+            await revising
+            await until(lambda: numbers(house, 2).elements["wait"].inside == 4)
+    assert (numbers(house, 1).inside, numbers(house, 1).moved_out) == (0, 4)
+
+
+async def test_finishing_wakes_who_is_held_still(house: House) -> None:
+    """A finish whose worker died after the resumption was committed wakes those held when it is tried again."""
+    async with running(house) as (client, operator):
+        await operator.pause()
+        await house.pass_time(client, "slow", "u1", 31 * DAY)
+        await until(lambda: bool(rows(house, held)))
+        await house.stores.gate.resume("slow", "now", datetime.now(UTC))
+        assert (await operator.finish(FinishRequest())).signalled == 1
+        await until(lambda: "u1" in titles(house))
+
+
+async def test_a_pause_is_met_at_the_claim(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A push that was let through before a pause, and was slow, is held at its claim: nothing is sent any more."""
+    monkeypatch.setattr(gate, "COPY_SECONDS", 60.0)
+    monkeypatch.setattr(gate, "TRUST_SECONDS", 180.0)
+    house.save(SENDING)
+    async with house.serving((JOURNEYS_QUEUE, USERS_QUEUE)) as client:
+        await house.engine.start("slow", client=client)
+        await until(lambda: len([row for row in rows(house, passages) if row.begun_at]) == 4)
+        await house.stores.gate.renew()
+        await house.stores.gate.pause("slow", datetime.now(UTC))
+        async with house.serving((PUSH_QUEUE,)):
+            await until(lambda: len(rows(house, held)) == 3)
+    assert titles(house) == {}
+
+
+async def test_a_start_after_one_that_was_terminated_in_a_pause_wakes_the_held(house: House) -> None:
+    """Whom a pause held whose journey was then terminated goes on when the journey is started again."""
+    async with running(house) as (client, operator):
+        await operator.pause()
+        await house.pass_time(client, "slow", "u1", 31 * DAY)
+        await until(lambda: bool(rows(house, held)))
+        await client.get_workflow_handle("journey/slow").terminate("an operator")
+        await house.engine.start("slow", client=client)
+        await until(lambda: "u1" in titles(house))
+        assert numbers(house).inside == 4

@@ -283,6 +283,30 @@ async def test_a_split_sees_what_its_run_waited_for(house: House, waits_already:
     assert branches_of(house, "waiting", "u1") == [["wait: bought", "buyer: users_in_segment", "came: next"]]
 
 
+async def test_a_split_sees_the_event_by_which_its_user_entered(house: House) -> None:
+    """Enter by a purchase, then split on purchase: the split sees it, whatever membership is warm already."""
+    bought = "{event: purchase, count: {at_least: 1}}"
+    house.save(f"""\
+        journey: buying
+        entries: {{start: {{kind: trigger-entry, trigger: {{event: purchase}}, next: buyer}}}}
+        elements:
+          buyer:
+            kind: condition-split
+            match: {bought}
+            branches: {{users_in_segment: done, all_other_users: done}}
+          done: {{kind: exit}}
+        """)
+    await open_journeys(house, "buying")
+    async with house.serving(RUNS) as client:
+        await house.engine.event("u6", "look", client=client)
+        document = house.stores.catalogue.find("journey", "buying").document
+        split = document.elements["buyer"]
+        await house.stores.memberships.membership(split.match, house.stores.segments.zone, datetime.now(UTC))
+        await house.engine.event("u1", "purchase", client=client)
+        await left(house, "buying", "u1")
+    assert branches_of(house, "buying", "u1") == [["buyer: users_in_segment"]]
+
+
 async def test_waits_for_segments(house: House) -> None:
     """A wait ends when an event brings the user into a segment, or when an import does, no later than the next look."""
     save_wait(

@@ -218,9 +218,8 @@ async def _enter(
     )
     (admission,) = await stores.ledger.admit(arrival, [user_id])
     if not admission.refused:
-        await Starter(stores.ids, stores.catalogue).start(
-            scene.client, Way(part.saved, part.version, part.entry, key), admission
-        )
+        way = Way(part.saved, part.version, part.entry, key)
+        await Starter(stores.ids, stores.catalogue).start(scene.client, way, admission)
     return admission.refused, events
 
 

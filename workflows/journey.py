@@ -107,7 +107,8 @@ class Journey:
                 break
             if workflow.info().is_continue_as_new_suggested() and not self._entering:
                 await workflow.wait_condition(workflow.all_handlers_finished)
-                self._go_on(given)
+                if not self._entering:  # a revision that has finished in the meantime may have an audience enter
+                    self._go_on(given)
         self._stats = ended
         self._stats = await workflow.execute_activity(
             close_journey,

@@ -17,6 +17,14 @@ ENGINE = 1
 """Which semantics a run follows. It rises with every change of command order, and old runs keep theirs."""
 
 
+class PathStep(Lean):
+    """One element of the way a user took."""
+
+    element: str
+    branch: str
+    because: str = ""
+
+
 class Place(Lean):
     """Where a run goes on that continues as new: on its own, or in another version."""
 
@@ -25,6 +33,12 @@ class Place(Lean):
     """The step that the visit to it has, or will have."""
     until: datetime | None = None
     """How long the element said it would wait, UTC; null when it was not asked yet."""
+    woken: bool = False
+    """Whether a signal has come that the element was not asked about yet."""
+    leave: str = ""
+    """Why the user has to leave, where a signal has said so."""
+    path: list[PathStep] = []
+    """The way so far: no longer than the journey has elements."""
 
 
 class UserJourneyInput(Given, Lean):
@@ -50,6 +64,8 @@ class UserJourneyInput(Given, Lean):
     """The semantics to follow."""
     place: Place | None = None
     """Where the run goes on, admitted long ago; null for a run that begins."""
+    seen: datetime | None = None
+    """When the run last learned of an event or update, UTC: for one that begins, of the event by which it does."""
 
 
 class EntryRequest(Lean):
@@ -177,14 +193,6 @@ class RemoveRequest(Given, Lean):
 
     reason: str = "removed"
     """Why, as `stats` and `explain` show it."""
-
-
-class PathStep(Lean):
-    """One element of the way a user took."""
-
-    element: str
-    branch: str
-    because: str = ""
 
 
 class UserJourneyResult(Lean):

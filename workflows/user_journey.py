@@ -112,6 +112,7 @@ class UserJourney:
         """
         # A run that a client started has no passage yet: its chain of runs names one, which a retry and a reset keep.
         info = workflow.info()
+        self._seen = self._seen or given.seen
         passage = given.passage or str(uuid5(NAMESPACE_URL, f"{info.workflow_id}#{info.first_execution_run_id}"))
         if given.place is None:
             admission = await self._enter(given, passage)
@@ -129,11 +130,13 @@ class UserJourney:
             left, element, step, until = admission.left, admission.element, 0, None
         else:
             left, element, step, until = None, given.place.element, given.place.step - 1, given.place.until
+            self._woken, self._leaving = self._woken or given.place.woken, self._leaving or given.place.leave
+            self._path = list(given.place.path)
         since: datetime | None = None
         while left is None:
             step += 1
             if info.is_continue_as_new_suggested() and not self._events:
-                self._go_on(given, Place(element=element, step=step))
+                self._go_on(given, element, step, None)
             visit = Visit(
                 journey=given.journey,
                 version=given.version,
@@ -147,6 +150,7 @@ class UserJourney:
                 until=until,
                 since=since if given.routes[element].kind == "wait-for-trigger" else None,
                 seen=self._seen,
+                woken=self._woken,
             )
             self._tell(f"Is at **{element}** ({given.routes[element].kind.replace('-', ' ')}).")
             outcome = await self._visit(given, visit)
@@ -194,10 +198,13 @@ class UserJourney:
             event = self._events.pop(0) if self._events else None
             visit = visit.model_copy(update={"leave": self._leaving, "event": event, "woken": woken})
             outcome = await self._ask(kind, visit)
-            if outcome.branch or outcome.left is not None or outcome.move is not None:
+            # Whoever moves begins anew, so what was sent to this run is taken before.
+            if outcome.branch or outcome.left is not None or (outcome.move is not None and not self._events):
                 return outcome
+            if outcome.move is not None:
+                continue
             if workflow.info().is_continue_as_new_suggested() and not self._events:
-                self._go_on(given, Place(element=visit.element, step=visit.step, until=outcome.until))
+                self._go_on(given, visit.element, visit.step, outcome.until or visit.until)
             name = f"{WORK[kind].name}: {visit.element}"
             await self._rest(visit.element, name, None if outcome.held else outcome.until, outcome.because)
             visit = visit.model_copy(
@@ -274,15 +281,16 @@ class UserJourney:
         """Tell in Temporal's UI where the user is, and the way there."""
         workflow.set_current_details("\n".join([now, "", *map(_story, self._path)]).rstrip())
 
-    def _go_on(self, given: UserJourneyInput, place: Place) -> None:
-        """Continue as a new run of the same passage, which knows its place and nothing else of its history."""
-        workflow.continue_as_new(given.model_copy(update={"place": place}))
+    def _go_on(self, given: UserJourneyInput, element: str, step: int, until: datetime | None) -> None:
+        """Continue as a new run of the same passage, which knows its place, its way and what it was told."""
+        place = Place(element=element, step=step, until=until, woken=self._woken, leave=self._leaving, path=self._path)
+        workflow.continue_as_new(given.model_copy(update={"place": place, "seen": self._seen}))
 
     def _move(self, given: UserJourneyInput, move: Move, step: int) -> None:
         """Continue in another version."""
         workflow.upsert_search_attributes([JOURNEY_VERSION.value_set(str(move.version))])
         moved = given.model_copy(update={"version": move.version, "digest": move.digest, "routes": move.routes})
-        self._go_on(moved, Place(element=move.element, step=step, until=move.until))
+        self._go_on(moved, move.element, step, move.until)
 
     @workflow.signal
     def event(self, given: EventGiven | None = None) -> None:

@@ -42,7 +42,6 @@ class Answer:
         outcome: What was done, for statistics; the branch when empty.
         evidence: What a decision was made from.
         properties: The values of the event that a wait ended with.
-        learned: Whether it came from an event, or is an update of the user.
     """
 
     branch: str
@@ -50,7 +49,6 @@ class Answer:
     outcome: str = ""
     evidence: Evidence | None = None
     properties: Mapping[str, Any] | None = None
-    learned: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,18 @@ class Out:
 
 class Paused(Exception):
     """The journey was paused while an element was at work, before it did anything."""
+
+
+class Answered(Exception):
+    """The element had an answer, or the user had left, before it did anything.
+
+    Args:
+        outcome: What is written down.
+    """
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
 
 
 @dataclass(frozen=True)
@@ -132,14 +142,18 @@ class Case(Generic[ElementT]):
         return {"user": profile.user, "journey": journey, "entry": values.entry, "waited": values.waited}
 
     async def require_open(self) -> None:
-        """Look at the gate again, just before something is done that cannot be taken back.
+        """Look again, just before something is done that cannot be taken back.
 
         Raises:
             Paused: The journey was paused meanwhile.
+            Answered: The user was taken out meanwhile, or an earlier try has done it.
+            StoreUnavailable: The ledger cannot be read. Temporal retries.
         """
         life = await self.stores.gate.life(self.visit.journey)
         if life is not None and life.state == "paused":
             raise Paused
+        if (known := await asyncio.to_thread(self.stores.ledger.outcome, self.visit)) is not None:
+            raise Answered(known)
 
     async def zone_of_user(self) -> str:
         """Give the user's own zone: his attribute, else that of the device last seen, else the journey's.
@@ -214,13 +228,22 @@ class Passing:
         if (reason := await self._exit_criteria(visit, saved)) is not None:
             return reason
         case = Case(visit, saved, element, stores, skip)
-        try:
-            answer = await work(case)
-        except Paused:
-            if await stores.gate.hold(visit):
-                return Outcome(held=True, because="the journey is paused")
-            answer = await work(case)
-        return await self._written(visit, saved, answer)
+        return await self._worked(case, work)
+
+    async def _worked(
+        self, case: Case[Any], work: Callable[[Case[Any]], Awaitable[Answer | Stay | Out | Outcome]]
+    ) -> Outcome:
+        """Have an element do its work, unless it finds at the last moment that it may not."""
+        gate, visit = self.stores.gate, case.visit
+        while True:
+            try:
+                return await self._written(visit, case.saved, await work(case))
+            except Answered as answered:
+                return answered.outcome
+            except Paused:
+                if await gate.hold(visit):
+                    return Outcome(held=True, because="the journey is paused")
+                await gate.renew()
 
     async def _held(self, visit: Visit, life: Life) -> Outcome | bool:
         """Hold the user while the journey is paused, and let him go as it was resumed.
@@ -256,7 +279,6 @@ class Passing:
                     branch=answer.branch,
                     because=answer.because,
                     left=leave_by(saved, saved.routes[visit.element].to[answer.branch]),
-                    learned=answer.learned,
                 )
                 return await ledger.record(
                     visit,
@@ -272,9 +294,11 @@ class Passing:
         if visit.woken and (sent := await asyncio.to_thread(ledger.sent_to, visit)) is not None:
             version, element = sent
             found = await asyncio.to_thread(catalogue.find, "journey", visit.journey, version or life.version)
-            return await self._move(visit, found.version, catalogue.journey(found.digest), element)
-        revision = life.revision
-        if revision is None or revision.version <= visit.version or revision.inside == "keep":
+            meant = catalogue.journey(found.digest)
+            if element not in meant.routes:  # another version has taken over since
+                return await ledger.leave(visit, REVISED, f"version {found.version} has no {element!r}")
+            return await self._move(visit, found.version, meant, element)
+        if (revision := life.revision_for(visit.version)) is None:
             return None
         if (known := await asyncio.to_thread(ledger.outcome, visit)) is not None:
             return known
@@ -290,7 +314,7 @@ class Passing:
     async def _move(self, visit: Visit, version: int, meant: SavedJourney, element: str) -> Outcome:
         """Hand the user over to an element of a version; what is the same in both goes on as it was."""
         before = self.stores.catalogue.journey(visit.digest).document.elements[visit.element]
-        keeps = element in meant.routes and says_the_same(before, meant.document.elements[element])
+        keeps = says_the_same(before, meant.document.elements[element])
         moved = await self.stores.ledger.move(visit, version, element, leave_by(meant, element), keeps=keeps)
         if moved is not None:
             return moved

@@ -121,7 +121,9 @@ class UpdateUserActivities:
             ApplicationError: Tables or ledger cannot be reached, which Temporal retries; or the version is unknown, or
                 a value does not fit its attribute, which it does not.
         """
-        return await self._passing.pass_by(visit, UpdateUser, self._update)
+        outcome = await self._passing.pass_by(visit, UpdateUser, self._update)
+        # Also where an earlier try has written it.
+        return outcome.model_copy(update={"learned": bool(outcome.branch)})
 
     async def _update(self, case: Case[UpdateUser]) -> Answer:
         given: dict[str, Any] = {}
@@ -139,4 +141,4 @@ class UpdateUserActivities:
         await case.require_open()
         await self._updates.write(case.visit.user_id, given)
         said = ", ".join(f"{name} = {value}" for name, value in given.items())
-        return Answer("next", said, outcome="updated", learned=True)
+        return Answer("next", said, outcome="updated")

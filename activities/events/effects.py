@@ -22,6 +22,7 @@ from activities.events.occurrences import Judge, Occurrence, is_meant
 from activities.events.waiting import Hit, Wait, Waits, awaited, decided, may_change_by_events
 from activities.records.gate import Life
 from activities.records.rows import instant
+from activities.starting import Starter
 from activities.stores import Stores
 from workflows.conditions import Condition
 from workflows.documents import Goal, WaitForTrigger
@@ -61,7 +62,7 @@ class Effects:
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
         self._ids = stores.ids
-        self._entering = Entering(stores.ledger, stores.ids, stores.catalogue)
+        self._entering = Entering(stores.ledger, Starter(stores.ids, stores.catalogue))
         self._waits = Waits(stores.ledger)
         self._goals = Goals(stores.ledger)
 

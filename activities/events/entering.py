@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from temporalio.client import Client
 
@@ -12,7 +13,6 @@ from activities.records.admissions import Admission, Arrival, passage_id
 from activities.records.catalogue import Catalogue, SavedJourney
 from activities.records.gate import Life
 from activities.records.ledger import Ledger
-from activities.records.pseudonyms import Pseudonyms
 from activities.starting import Starter, Way
 from activities.tables.properties import as_cell
 from workflows.documents import Keyed, TriggerEntry
@@ -74,13 +74,12 @@ class Entering:
 
     Args:
         ledger: Where admissions are written down.
-        ids: Names users towards Temporal.
-        catalogue: Saved versions.
+        starter: Starts runs.
     """
 
-    def __init__(self, ledger: Ledger, ids: Pseudonyms, catalogue: Catalogue) -> None:
+    def __init__(self, ledger: Ledger, starter: Starter) -> None:
         self._ledger = ledger
-        self._starter = Starter(ids, catalogue)
+        self._starter = starter
 
     async def enter(self, client: Client, door: Door, event: Occurrence) -> str | None:
         """Admit the user of an event, and start the run.
@@ -126,5 +125,6 @@ class Entering:
         if admission.refused:
             return None
         if not admission.started and admission.left is None:
-            await self._starter.start(client, way, admission)
+            # The event is in the tables by now, so the run's splits see it.
+            await self._starter.start(client, way, admission, seen=datetime.now(UTC))
         return admission.passage

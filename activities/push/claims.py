@@ -26,7 +26,7 @@ from sqlalchemy import Column, Connection, Index, String, Table, Text, bindparam
 from activities.push.provider import Answer, Verdict
 from activities.records.database import METADATA
 from activities.records.ledger import Ledger
-from activities.records.rows import instant, pushes
+from activities.records.rows import instant, journeys, pushes
 from workflows.contracts import Outcome, Visit
 from workflows.errors import NotWarm
 
@@ -85,12 +85,14 @@ class Claim:
         send: Devices to send to, by id.
         stored: What is written down for the visit already: nothing is left to do.
         capped: Whether a frequency cap holds the push back.
+        paused: Whether the journey is paused: nothing was claimed.
         accepted: The provider of each device whose push was accepted by being written down.
     """
 
     send: list[str] = field(default_factory=list)
     stored: Outcome | None = None
     capped: bool = False
+    paused: bool = False
     accepted: list[str] = field(default_factory=list)
 
 
@@ -116,6 +118,8 @@ class Claims:
     ) -> Claim:
         """Claim a push's devices, or finish the visit where nothing is left to send, in one transaction.
 
+        A pause that was committed before is met here, however old the worker's copy of it is.
+
         Args:
             visit: Whose visit to which push.
             rows: One row of `pushes` per device, its outcome *claimed*, or *accepted* where the ledger itself is the
@@ -133,8 +137,9 @@ class Claims:
         """
 
         def work(connection: Connection) -> Claim:
-            if stored := self._ledger.outcome_in(connection, visit, deciding=True):
-                return Claim(stored=stored)
+            stored = self._ledger.outcome_in(connection, visit, deciding=True)
+            if stored is not None or self._is_paused(connection, visit.journey):
+                return Claim(stored=stored, paused=stored is None)
             known = self._known(connection, visit)
             if not known and self._is_capped(connection, visit, caps, now):
                 return Claim(capped=True)
@@ -292,6 +297,11 @@ class Claims:
         outcomes = Counter(outcome for outcome, _ in self._known(connection, visit).values())
         answer, outcome = finish(outcomes)
         return self._ledger.record_in(connection, visit, answer, outcome=outcome)
+
+    def _is_paused(self, connection: Connection, journey: str) -> bool:
+        # It stays so until the commit: who pauses names no keys, and so waits for all who do.
+        state = select(journeys.c.state).where(journeys.c.journey == journey)
+        return connection.execute(state).scalar_one_or_none() == "paused"
 
     def _is_capped(self, connection: Connection, visit: Visit, caps: Iterable[Cap], now: datetime) -> bool:
         for cap in caps:

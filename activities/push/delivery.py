@@ -17,7 +17,7 @@ from uuid import NAMESPACE_URL, uuid5
 from temporalio import activity
 
 from activities.elements.passing import Answer as ElementAnswer
-from activities.elements.passing import Case, Passing, Stay
+from activities.elements.passing import Case, Passing, Paused, Stay
 from activities.elements.split_test import place_of
 from activities.faults import as_failures
 from activities.push.claims import (
@@ -180,7 +180,6 @@ class PushActivities:
         remote = {str(device["provider"]) for device in devices.values()} - {OUTBOX}
         self._require_good_minute(visit, element, remote)
         await self._require_allowance(remote, devices)
-        await case.require_open()
         resend = element.purpose == "transactional"
 
         def finish(outcomes: Counter[str]) -> tuple[Outcome, str]:
@@ -196,6 +195,8 @@ class PushActivities:
         )
         if claim.stored is not None:
             return claim.stored
+        if claim.paused:
+            raise Paused
         if claim.capped:
             return _not_sent(element, CAPPED, "the frequency cap is reached")
         sending = [name for name in claim.send if name in devices]

@@ -74,6 +74,8 @@ class Arrival:
         event_id: That event.
         while_running: Whether the journey has to run at the very moment of the admission: else it may be closed, empty,
             between the question and the answer.
+        steady: Whether nobody is admitted, and nobody refused, unless the journey runs in this version at the very
+            moment of the admission: then whoever asks looks again where the journey is.
     """
 
     enrolment: str
@@ -89,6 +91,7 @@ class Arrival:
     properties: Mapping[str, Any] | None = None
     event_id: str | None = None
     while_running: bool = False
+    steady: bool = False
 
 
 def passage_id(enrolment: str, user_id: str, key: str = "") -> str:
@@ -121,7 +124,8 @@ class Admissions:
             passage: The passage's id, for a single user; derived from the enrolment when empty.
 
         Returns:
-            One admission for each user, in order. Asking again gives the same answers.
+            One admission for each user, in order; asking again gives the same answers. None at all where `steady` has
+            nobody admitted.
 
         Raises:
             StoreUnavailable: The ledger cannot be written. Temporal retries.
@@ -138,6 +142,9 @@ class Admissions:
         return admissions
 
     def _admit(self, connection: Connection, arrival: Arrival, ids: dict[str, str]) -> list[Admission]:
+        runs_in = self._runs_in(connection, arrival.journey) if arrival.while_running or arrival.steady else 0
+        if arrival.steady and runs_in != arrival.version:
+            return []
         earlier: dict[str, list[Row[Any]]] = {}
         kept = [_kept(user) for user in ids]
         for row in connection.execute(
@@ -154,7 +161,7 @@ class Admissions:
                 )
             )
         }
-        runs = not arrival.while_running or self._runs(connection, arrival.journey)
+        runs = not arrival.while_running or runs_in > 0
         answers: list[Admission] = []
         entering: list[dict[str, Any]] = []
         refusing: list[dict[str, Any]] = []
@@ -202,10 +209,11 @@ class Admissions:
             connection.execute(refusals.insert(), refusing)
         return answers
 
-    def _runs(self, connection: Connection, journey: str) -> bool:
+    def _runs_in(self, connection: Connection, journey: str) -> int:
+        """Give the version in which a journey runs; 0 where it does not."""
         # It stays so until the commit: who ends a journey names no keys, and so waits for all who do.
-        query = select(journeys.c.state).where(journeys.c.journey == journey)
-        return connection.execute(query).scalar_one_or_none() == "running"
+        query = select(journeys.c.version).where(journeys.c.journey == journey, journeys.c.state == "running")
+        return connection.execute(query).scalar_one_or_none() or 0
 
     def _refusal_of_id(self, arrival: Arrival, user_id: str) -> str:
         """Refuse a user whose id makes no workflow id: nothing could be started for him, and others must not wait."""
@@ -367,14 +375,29 @@ class Admissions:
 
         await self.database.write(work)
 
-    async def started(self, started: list[str]) -> None:
-        """Mark passages as started.
+    def left_behind(self, journey: str, before: datetime, limit: int = 500) -> list[tuple[Admission, str, str | None]]:
+        """List passages that were admitted before an instant and whose runs were never started. Blocking.
 
-        Raises:
-            StoreUnavailable: The ledger cannot be written.
+        Whoever admitted them died before it could start them, and may not come back to them: the journey may have taken
+        a turn since.
+
+        Returns:
+            Admission, key, and the event of the entry.
         """
-        marked = update(passages).where(passages.c.passage.in_(started)).values(started=1)
-        await self.database.write(lambda connection: connection.execute(marked))
+        query = select(passages).where(
+            passages.c.journey == journey,
+            passages.c.closed_at.is_(None),
+            passages.c.begun_at.is_(None),
+            passages.c.started == 0,
+            passages.c.entered_at <= instant(before),
+        )
+        rows = self.database.read(lambda connection: connection.execute(query.limit(limit)).all())
+        return [(_admission(row), row.key, row.event_id) for row in rows]
+
+    async def started(self, names: list[str]) -> None:
+        """Write down that runs of passages were started."""
+        statement = update(passages).where(passages.c.passage.in_(names)).values(started=1)
+        await self.database.write(lambda connection: connection.execute(statement))
 
     def enrolled(self, enrolment: str) -> tuple[int, int]:
         """Count the users whom an enrolment admitted and refused."""

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, select, update
 
 from activities.records.database import Database
 from activities.records.rows import held, instant, journeys, pauses, revisions
 from workflows.contracts import Due, Inside, Visit
+from workflows.errors import StoreUnavailable
 
 COPY_SECONDS = 1.0
 """How old a worker's copy may be before it is read again."""
@@ -45,6 +46,10 @@ class Revision:
     inside: Inside
     mapping: dict[str, str]
 
+    def says(self, version: int, inside: Inside, mapping: dict[str, str]) -> bool:
+        """Tell whether this is what was asked for."""
+        return (self.version, self.inside, self.mapping) == (version, inside, mapping)
+
 
 @dataclass(frozen=True)
 class Life:
@@ -58,7 +63,7 @@ class Life:
         launch: Names this start of it.
         epoch: Rises with every pause, resumption and revision.
         paused: Whether it has ever been paused.
-        revision: The newest revision; None where there was none.
+        revisions: What was revised since this start of it, the oldest first.
     """
 
     journey: str
@@ -68,7 +73,15 @@ class Life:
     launch: str
     epoch: int
     paused: bool
-    revision: Revision | None
+    revisions: tuple[Revision, ...] = ()
+
+    def revision_for(self, version: int) -> Revision | None:
+        """Give the revision that those inside a version follow: of the later ones the newest that does not keep them.
+
+        A later revision that keeps everybody where he is does not take back what an earlier one began.
+        """
+        later = (one for one in reversed(self.revisions) if one.version > version and one.inside != "keep")
+        return next(later, None)
 
 
 @dataclass(frozen=True)
@@ -99,10 +112,11 @@ class Gate:
         self._next: asyncio.Task[None] | None = None
 
     async def lives(self) -> dict[str, Life]:
-        """Give the lives of all journeys that were ever started, by name, no older than a second.
+        """Give the lives of all journeys that were ever started, by name, no older than three seconds.
 
         Raises:
-            StoreUnavailable: The ledger cannot be read, and the copy is too old to be trusted. Temporal retries.
+            StoreUnavailable: The ledger cannot be read, or not in time, and the copy is too old to be trusted. Temporal
+                retries.
         """
         age = time.monotonic() - self._read_at
         if age >= COPY_SECONDS:
@@ -112,6 +126,12 @@ class Gate:
                 self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())
             if age >= TRUST_SECONDS - COPY_SECONDS:
                 await asyncio.shield(self._reading)
+                # It tells of the moment at which it was asked, however long the answer took.
+                if (age := time.monotonic() - self._read_at) >= TRUST_SECONDS:
+                    raise StoreUnavailable(
+                        f"the ledger took {age:.1f} s to say which journeys are paused, which is not trusted from "
+                        f"{TRUST_SECONDS:g} s on: see what keeps its database busy"
+                    )
         return self._lives
 
     async def life(self, journey: str) -> Life | None:
@@ -160,8 +180,8 @@ class Gate:
             row = connection.execute(select(journeys).where(journeys.c.journey == visit.journey)).one()
             if row.state != "paused":
                 return False
-            # The pause's own epoch, which a revision meanwhile has risen above: by it, the resumption finds the visit.
-            epoch = _newest_pause(connection, visit.journey)
+            # A revision in the pause has raised the journey's epoch: who is held is held by the pause.
+            epoch = connection.execute(_newest_pause(visit.journey)).scalar_one()
             values = {
                 "journey": visit.journey,
                 "user_id": visit.user_id,
@@ -230,8 +250,8 @@ class Gate:
 
         return await self._database.write(work)
 
-    async def resume(self, journey: str, due: Due, at: datetime) -> int:
-        """Commit a resumption.
+    async def resume(self, journey: str, due: Due, at: datetime) -> int | None:
+        """Commit a resumption: the newest pause is over, and the journey runs unless it is finished.
 
         Args:
             journey: The journey.
@@ -239,22 +259,22 @@ class Gate:
             at: The instant, UTC.
 
         Returns:
-            The epoch of the pause that ended: those held by it are to be signalled.
+            The epoch of the newest pause: those held by it are to be signalled. None where there was none.
 
         Raises:
             StoreUnavailable: The ledger cannot be written. Temporal retries.
         """
 
-        def work(connection: Connection) -> int:
+        def work(connection: Connection) -> int | None:
             query = select(journeys).where(journeys.c.journey == journey)
             row = connection.execute(query).one()
-            epoch = _newest_pause(connection, journey)
+            epoch: int | None = connection.execute(_newest_pause(journey)).scalar_one_or_none()
+            connection.execute(
+                update(pauses)
+                .where(pauses.c.journey == journey, pauses.c.epoch == epoch, pauses.c.ended_at.is_(None))
+                .values(ended_at=instant(at), due=due)
+            )
             if row.state == "paused":
-                connection.execute(
-                    update(pauses)
-                    .where(pauses.c.journey == journey, pauses.c.epoch == epoch)
-                    .values(ended_at=instant(at), due=due)
-                )
                 connection.execute(
                     update(journeys)
                     .where(journeys.c.journey == journey)
@@ -269,6 +289,8 @@ class Gate:
     ) -> None:
         """Have another version take over: it admits from now on, and those inside follow as was picked.
 
+        The version that runs already may be named again, where something else becomes of those in earlier ones.
+
         Raises:
             StoreUnavailable: The ledger cannot be written. Temporal retries.
         """
@@ -276,7 +298,10 @@ class Gate:
         def work(connection: Connection) -> None:
             query = select(journeys).where(journeys.c.journey == journey)
             row = connection.execute(query).one()
-            if row.version >= version:  # asked again
+            own = select(revisions).where(revisions.c.journey == journey).order_by(revisions.c.epoch.desc()).limit(1)
+            newest = connection.execute(own).first()
+            asked_again = newest is not None and _revision(newest).says(version, inside, mapping)
+            if row.version > version or asked_again:
                 return
             epoch = int(row.epoch) + 1
             connection.execute(
@@ -320,17 +345,15 @@ class Gate:
         await self._database.write(work)
 
 
-def _newest_pause(connection: Connection, journey: str) -> int:
-    newest = select(pauses.c.epoch).where(pauses.c.journey == journey).order_by(pauses.c.epoch.desc()).limit(1)
-    return int(connection.execute(newest).scalar_one())
+def _newest_pause(journey: str) -> Any:
+    """Ask for the epoch with which a journey's newest pause began."""
+    return select(pauses.c.epoch).where(pauses.c.journey == journey).order_by(pauses.c.epoch.desc()).limit(1)
 
 
 def _lives(connection: Connection) -> dict[str, Life]:
-    last = (
-        select(revisions.c.journey, func.max(revisions.c.epoch).label("epoch")).group_by(revisions.c.journey).subquery()
-    )
-    own = (revisions.c.journey == last.c.journey) & (revisions.c.epoch == last.c.epoch)
-    newest = {row.journey: _revision(row) for row in connection.execute(select(revisions).join(last, own))}
+    revised: dict[str, list[Revision]] = {}
+    for row in connection.execute(select(revisions).order_by(revisions.c.epoch)):
+        revised.setdefault(row.journey, []).append(_revision(row))
     paused = set(connection.execute(select(pauses.c.journey).distinct()).scalars())
     return {
         row.journey: Life(
@@ -341,7 +364,7 @@ def _lives(connection: Connection) -> dict[str, Life]:
             launch=row.launch,
             epoch=row.epoch,
             paused=row.journey in paused,
-            revision=newest.get(row.journey),
+            revisions=tuple(revised.get(row.journey, ())),
         )
         for row in connection.execute(select(journeys))
     }

@@ -195,6 +195,13 @@ passages = Table(
     Index("passages_by_version", "journey", "version"),
     Index("passages_by_enrolment", "enrolment"),
     Index(
+        "passages_not_begun",
+        "journey",
+        "started",
+        sqlite_where=text("closed_at IS NULL AND begun_at IS NULL"),
+        postgresql_where=text("closed_at IS NULL AND begun_at IS NULL"),
+    ),
+    Index(
         "one_open_passage",
         "journey",
         "user_id",

@@ -155,6 +155,13 @@ def upgrade() -> None:
         batch_op.create_index("passages_by_enrolment", ["enrolment"], unique=False)
         batch_op.create_index("passages_by_user", ["journey", "user_id"], unique=False)
         batch_op.create_index("passages_by_version", ["journey", "version"], unique=False)
+        batch_op.create_index(
+            "passages_not_begun",
+            ["journey", "started"],
+            unique=False,
+            sqlite_where=sa.text("closed_at IS NULL AND begun_at IS NULL"),
+            postgresql_where=sa.text("closed_at IS NULL AND begun_at IS NULL"),
+        )
 
     op.create_table(
         "pauses",
