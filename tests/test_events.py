@@ -397,7 +397,7 @@ def test_the_command(tmp_path: Path, address: str, namespace: str, monkeypatch: 
     again = here("event", "u1", "purchase", "--set", "count=many")
     assert again.status == 0
     assert "'many'" in again.err
-    assert "0 started, 0 delivered" in again.out
+    assert "0 runs started, 0 waiting runs reached" in again.out
     with open_stores(here.settings) as stores:
         found = stores.tables.collect(stores.tables.scan("events").filter(event_id="e1"))
     (row,) = found.to_dicts()

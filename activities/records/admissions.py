@@ -281,23 +281,9 @@ class Admissions:
         Raises:
             StoreUnavailable: The ledger cannot be read. Temporal retries.
         """
-        return self._unstarted(passages.c.enrolment == enrolment)
-
-    def forsaken(self, journey: str, before: datetime, limit: int) -> list[Admission]:
-        """List some of those inside whom somebody has admitted, and never started. Blocking.
-
-        Args:
-            journey: The journey.
-            before: Those admitted later may be about to be started, UTC.
-            limit: Most to give.
-
-        Raises:
-            StoreUnavailable: The ledger cannot be read. Temporal retries.
-        """
-        return self._unstarted(passages.c.journey == journey, passages.c.entered_at < instant(before), limit=limit)
-
-    def _unstarted(self, *where: Any, limit: int | None = None) -> list[Admission]:
-        query = select(passages).where(*where, passages.c.started == 0, passages.c.closed_at.is_(None)).limit(limit)
+        query = select(passages).where(
+            passages.c.enrolment == enrolment, passages.c.started == 0, passages.c.closed_at.is_(None)
+        )
         return [_admission(row) for row in self.database.read(lambda connection: connection.execute(query).all())]
 
     async def begin(self, passage: str, at: datetime, leave: Leave | None) -> Admission | None:
