@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tests.house import DEVICES, SAMPLE_DOCUMENTS, USERS, House, open_house
 from tests.postgres import PostgresServer, find_programs
 from workers.settings import Settings
 
-NAMESPACES = 600
+NAMESPACES, WHOLE_NAMESPACES = 600, 8
 
 
 @pytest.fixture(autouse=True)
@@ -53,37 +54,60 @@ def temporal_program(tmp_path_factory: pytest.TempPathFactory) -> str:
     return Settings(home=tmp_path_factory.mktemp("program")).temporal_program
 
 
-@pytest.fixture(scope="session")
-async def server(temporal_program: str) -> AsyncIterator[WorkflowEnvironment]:
-    """The real server, with per-workflow time skipping; once for all tests."""
-    namespaces = [word for number in range(NAMESPACES) for word in ("--namespace", f"test-{number}")]
+@asynccontextmanager
+async def _serving(program: str, namespaces: int, *settings: str) -> AsyncIterator[WorkflowEnvironment]:
+    """Have a server with per-workflow time skipping and namespaces made beforehand."""
     environment = await WorkflowEnvironment.start_time_skipping_v2(
-        dev_server_existing_path=temporal_program,
+        dev_server_existing_path=program,
         dev_server_extra_args=[
+            *settings,
             *("--dynamic-config-value", "frontend.WorkflowTimeSkippingEnabled=true"),
             # Deletes a run at once; by default it waits until its queues have told each other, every 30 s.
             *("--dynamic-config-value", "history.transferProcessorEnsureCloseBeforeDelete=false"),
             *("--dynamic-config-value", "history.visibilityProcessorEnsureCloseBeforeDelete=false"),
-            *namespaces,
+            *(word for number in range(namespaces) for word in ("--namespace", f"test-{number}")),
         ],
     )
-    yield environment
-    await environment.shutdown()
+    try:
+        yield environment
+    finally:
+        await environment.shutdown()
 
 
-_numbers = itertools.count()
+@pytest.fixture(scope="session")
+async def server(temporal_program: str) -> AsyncIterator[WorkflowEnvironment]:
+    """The real server; once for all tests but those of schedules and deployments.
+
+    What the server itself runs for schedules and deployments is left out: a worker for each namespace, which for
+    hundreds of them takes minutes to start, a gigabyte, and a tenth of a core for as long as the tests last.
+    """
+    none = ("--dynamic-config-value", "worker.perNamespaceWorkerCount=0")
+    async with _serving(temporal_program, NAMESPACES, *none) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="session")
+async def whole_server(temporal_program: str) -> AsyncIterator[WorkflowEnvironment]:
+    """The real server with what it runs for schedules and deployments, for the tests marked `whole_server`."""
+    async with _serving(temporal_program, WHOLE_NAMESPACES) as environment:
+        yield environment
+
+
+_numbers, _whole_numbers = itertools.count(), itertools.count()
 
 
 @pytest.fixture
-def namespace() -> str:
+def namespace(request: pytest.FixtureRequest) -> str:
     """A namespace that no other test uses, so that nothing left over is met."""
-    return f"test-{next(_numbers)}"
+    return f"test-{next(_whole_numbers if request.node.get_closest_marker('whole_server') else _numbers)}"
 
 
 @pytest.fixture
-def address(server: WorkflowEnvironment) -> str:
+def address(request: pytest.FixtureRequest) -> str:
     """Host and port of the server."""
-    return server.client.service_client.config.target_host
+    name = "whole_server" if request.node.get_closest_marker("whole_server") else "server"
+    environment: WorkflowEnvironment = request.getfixturevalue(name)
+    return environment.client.service_client.config.target_host
 
 
 @pytest.fixture

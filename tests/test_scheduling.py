@@ -66,9 +66,9 @@ def schedule_of(rule: Recurrence, start: datetime, zone: str) -> Schedule:
 
 
 @pytest.fixture
-def client(server: WorkflowEnvironment) -> Client:
-    """The namespace that is always there: in a new one the server takes seconds to begin with schedules."""
-    return server.client
+def client(whole_server: WorkflowEnvironment) -> Client:
+    """The namespace that is always there."""
+    return whole_server.client
 
 
 @pytest.mark.parametrize(("name", "rule", "start", "zone", "exact"), CASES, ids=[case[0] for case in CASES])

@@ -378,6 +378,7 @@ def test_the_command(house: House) -> None:
         assert (status, failure["errors"][0]["code"]) == (2, "wrong-duration")
 
 
+@pytest.mark.whole_server
 async def test_the_schedule(house: House) -> None:
     """`--every` makes a schedule that starts the workflow, changes the one that is there, and `never` removes it."""
     house.load("users", "user_id,plan\nu7,paid\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
 from temporalio.api.enums.v1 import VersioningBehavior
 from temporalio.api.workflowservice.v1 import (
     DescribeWorkerDeploymentRequest,
@@ -17,6 +18,8 @@ from tests.house import House, events_of
 from tests.test_worker_process import worker
 from tests.worker_that_dies import until
 from workflows.contracts import user_workflow_id
+
+pytestmark = pytest.mark.whole_server
 
 AUTO_UPGRADE = VersioningBehavior.VERSIONING_BEHAVIOR_AUTO_UPGRADE
 
