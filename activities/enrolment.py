@@ -139,7 +139,7 @@ class EnrolmentActivities:
         unstarted = await asyncio.to_thread(stores.ledger.unstarted, request.enrolment)
         await _start(starter, client, door.way, unstarted)
         await stores.ledger.page_done(request.enrolment, [admission.passage for admission in unstarted], cursor)
-        for page in self._pages(request.enrolment, cursor, audience.users):
+        for page in self.pages(request.enrolment, cursor, audience.users):
             admissions = await self._admitted(request, door, page)
             if not admissions:
                 break
@@ -238,7 +238,7 @@ class EnrolmentActivities:
         except OSError as error:
             raise StoreUnavailable(f"the audience cannot be written to {str(path)!r}: {error}") from error
 
-    def _pages(self, enrolment: str, cursor: int, end: int) -> Iterator[list[str]]:
+    def pages(self, enrolment: str, cursor: int, end: int) -> Iterator[list[str]]:
         """Read a snapshot from the cursor on, a page at a time, so that memory stays flat."""
         if cursor >= end:
             return  # upkeep may have removed it by now

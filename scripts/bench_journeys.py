@@ -1,8 +1,9 @@
-"""Measure journeys: `python -m scripts.bench_journeys [--json] [--users N] [--rounds N]`.
+"""Measure journeys: `python -m scripts.bench_journeys [--json] [--users N] [--rounds N] [--without growth]`.
 
 On the embedded server, started here, with the worker in this process as `journeys dev` has it. Every shape passes the
 same number of users, in turn: A B C D A B C D ... Times are medians, and so are the ratios, taken round by round, so
-that a machine whose speed drifts does not favour anybody.
+that a machine whose speed drifts does not favour anybody. What grows with the audience is measured last, each size in
+processes of its own.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from temporalio.worker import Worker
 from activities.documents.reading import read_text
 from activities.documents.saving import save_documents
 from activities.stores import Stores
+from scripts.bench_growth import PASSING, growth, server_seconds
 from scripts.bench_shapes import Empty, NineActivities, OrdinaryActivities, bench_step
 from scripts.output import people, print_table
 from workers.connecting import connect
@@ -94,6 +96,7 @@ class Bench:
     users: list[str]
     seconds: dict[str, list[float]] = field(default_factory=dict)
     cpu: dict[str, list[float]] = field(default_factory=dict)
+    server_cpu: dict[str, list[float]] = field(default_factory=dict)
 
     def save(self, name: str, *, more: int = 0) -> None:
         """Save the win-back journey under a name, with more elements on the way of "All other users" where asked."""
@@ -113,9 +116,10 @@ class Bench:
         return UserJourneyInput(journey=name, user_id="", entry="start", version=1, digest=saved.digest, routes=routes)
 
     async def measure(self, shape: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Take the seconds that all users take, and the processor time of this process."""
-        began, cpu = time.perf_counter(), time.process_time()
+        """Take the seconds that all users take, and the processor time of this process and of the server."""
+        began, cpu, server = time.perf_counter(), time.process_time(), server_seconds()
         await work()
+        self.server_cpu.setdefault(shape, []).append(server_seconds() - server)
         self.seconds.setdefault(shape, []).append(time.perf_counter() - began)
         self.cpu.setdefault(shape, []).append(time.process_time() - cpu)
 
@@ -279,7 +283,7 @@ def resident_bytes() -> int:
 
 
 async def run(users: int, rounds: int, wait_users: int) -> dict[str, Any]:
-    """Measure everything, and give the figures as JSON data."""
+    """Measure all but what grows, and give the figures as JSON data."""
     figures: dict[str, Any] = {"users": users, "rounds": rounds, "machine": machine()}
     with tempfile.TemporaryDirectory() as folder:
         async with opened(Path(folder) / "shapes", users) as bench:
@@ -293,6 +297,9 @@ async def run(users: int, rounds: int, wait_users: int) -> dict[str, Any]:
             figures["users_per_second"] = {shape: users / found for shape, found in figures["seconds"].items()}
             figures["worker_cpu_ms"] = {
                 shape: statistics.median(found) * 1000 / users for shape, found in bench.cpu.items()
+            }
+            figures["server_cpu_ms"] = {
+                shape: statistics.median(found) * 1000 / users for shape, found in bench.server_cpu.items()
             }
             figures["ratios"] = {
                 f"{shape} to {other}": statistics.median(
@@ -336,13 +343,14 @@ def machine() -> str:
 def print_figures(figures: dict[str, Any]) -> None:
     """Print the figures for people."""
     print_table(
-        ("shape", "seconds", "users/s", "worker CPU ms a user"),
+        ("shape", "seconds", "users/s", "worker CPU ms a user", "server CPU ms a user"),
         [
             (
                 shape,
                 f"{seconds:.2f}",
                 f"{figures['users_per_second'][shape]:.1f}",
                 f"{figures['worker_cpu_ms'][shape]:.1f}",
+                f"{figures['server_cpu_ms'][shape]:.1f}",
             )
             for shape, seconds in figures["seconds"].items()
         ],
@@ -354,6 +362,13 @@ def print_figures(figures: dict[str, Any]) -> None:
     for name in ("cost", "cost_of_30_elements", "enrolment", "waiting"):
         said = ", ".join(f"{key} {value:.4g}" for key, value in figures[name].items())
         people().print(f"{name.replace('_', ' ')}: {said}", markup=False)
+    for name in ("passing", "paging"):
+        for size in figures.get("growth", {}).get(name, ()):
+            said = ", ".join(f"{key} {value:.4g}" for key, value in size.items() if key != "users")
+            people().print(f"{name} {size['users']:,} users: {said}", markup=False)
+    if "growth" in figures:
+        said = ", ".join(f"{key} {value:.2f}" for key, value in figures["growth"]["ratio"].items())
+        people().print(f"{PASSING[-1]:,} users to {PASSING[0]:,}: {said} (goal 1.15)", markup=False)
 
 
 def main() -> int:
@@ -363,9 +378,12 @@ def main() -> int:
     parser.add_argument("--users", type=int, default=500, help="users that each shape passes in a round")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of all shapes in turn")
     parser.add_argument("--waiting", type=int, default=1_000, help="users who wait, and wake in the same second")
+    parser.add_argument("--without", choices=["growth"], help="leave out what grows: 15 minutes")
     given = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
     figures = asyncio.run(run(given.users, given.rounds, given.waiting))
+    if given.without != "growth":
+        figures["growth"] = growth()
     if given.json:
         print(json.dumps(figures))
     else:
