@@ -303,19 +303,25 @@ def _write(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) 
         writer.writerows(rows)
 
 
-def _refuse_real_parts() -> None:
-    """Refuse to run where a setting could lead the storm to somebody's real parts."""
+def refuse_real_parts() -> None:
+    """Refuse to run where a setting could lead a storm to somebody's real parts.
+
+    Raises:
+        RefusedError: Such a setting is set.
+    """
     harmless = {f"{PREFIX}HOME", f"{PREFIX}SERVER"}
     found = sorted({name for name in child_environment(Settings()) if name.startswith(PREFIX)} - harmless)
     if found:
         raise RefusedError(
-            f"{', '.join(found)} is set: a storm keeps to parts of its own, and kills what it finds",
+            f"{', '.join(found)} is set: this keeps to parts of its own, and kills them",
             code="real-parts",
             hint="unset it, and try again",
         )
 
 
-def _number(least: int, most: int) -> Callable[[str], int]:
+def number_between(least: int, most: int) -> Callable[[str], int]:
+    """Give what reads an argument as a number within bounds, both included."""
+
     def read(text: str) -> int:
         if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
             raise argparse.ArgumentTypeError(f"{text!r} is no number from {least} to {most:,}")
@@ -327,9 +333,9 @@ def _number(least: int, most: int) -> Callable[[str], int]:
 def main() -> int:
     """Parse the arguments, storm, and give the exit status: 0 nothing is lost, 1 something is, 2 refused."""
     parser = argparse.ArgumentParser(prog="scripts/storm", description="Prove that faults lose nobody.")
-    parser.add_argument("--seed", type=_number(0, 1 << 32), help="repeats a storm (default: by chance)")
+    parser.add_argument("--seed", type=number_between(0, 1 << 32), help="repeats a storm (default: by chance)")
     parser.add_argument("--short", action="store_true", help="some two and a half minutes, with 300 users")
-    parser.add_argument("--users", type=_number(50, 1_000_000), help="users (default: 3000)")
+    parser.add_argument("--users", type=number_between(50, 1_000_000), help="users (default: 3000)")
     parser.add_argument("--keep", action="store_true", help="keep the folder of all parts also where nothing is lost")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     given = parser.parse_args()
@@ -339,7 +345,7 @@ def main() -> int:
     stop_as_by_ctrl_c()
     began = time.monotonic()
     try:
-        _refuse_real_parts()
+        refuse_real_parts()
         home = Path(tempfile.mkdtemp(prefix="journeys-storm-"))
         storm = Storm(home, seed, size)
         found = asyncio.run(storm.rage())

@@ -121,9 +121,11 @@ class Site:
 
     Args:
         settings: Of the home.
+        workers: How many worker processes.
+        options: More options of the server's program.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, workers: int = WORKERS, options: Sequence[str] = ()) -> None:
         self.settings = settings
         # Its warnings of a server that is down would stand between what people, or programs, read.
         self._runtime = Runtime(telemetry=TelemetryConfig(logging=None))
@@ -145,11 +147,11 @@ class Site:
         }
         receiver = [sys.executable, "-m", "scripts.storm_receiver", "--port", str(provider_port)]
         receiver += ["--counts", str(self.counts), "--secret", secret]
-        self.server = self._program("server", server_command(settings, port, ui_port), bare)
+        self.server = self._program("server", server_command(settings, port, ui_port, options), bare)
         self.provider = self._program("provider", receiver, bare)
         self.workers = [
             self._program(f"worker-{number}", [sys.executable, "-m", "workers"], environment)
-            for number in range(1, WORKERS + 1)
+            for number in range(1, workers + 1)
         ]
 
     def _program(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Program:
@@ -191,6 +193,14 @@ class Site:
 
         await self._until_it_answers(self.provider, ask)
 
+    async def until_server_answers(self, client: Client) -> None:
+        """Return when the server answers again.
+
+        Raises:
+            NoServer: It does not.
+        """
+        await self._until_it_answers(self.server, client.count_workflows)
+
     async def _connect(self) -> Client:
         client = await Client.connect(self.address, plugins=[JourneysPlugin()], runtime=self._runtime)
         await client.count_workflows()
@@ -224,7 +234,7 @@ class Faults:
 
     async def kill_worker(self, seconds: float, pick: int) -> str:
         """Kill -9 one worker."""
-        worker = self._site.workers[pick % WORKERS]
+        worker = self._site.workers[pick % len(self._site.workers)]
         await worker.down(seconds)
         return f"{worker.name} killed, and started {seconds:.1f} s later"
 
