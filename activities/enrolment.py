@@ -15,6 +15,7 @@ from temporalio.client import Client
 
 from activities.faults import as_failures
 from activities.heartbeats import beating
+from activities.noticing import Notices
 from activities.push.devices import zone_of
 from activities.records.admissions import Admission, Arrival
 from activities.records.gate import Life
@@ -50,10 +51,11 @@ class EnrolmentActivities:
 
     Args:
         stores: Tables, catalogue and ledger.
+        notices: Wakes runs for which the tables have changed.
     """
 
-    def __init__(self, stores: Stores) -> None:
-        self._stores = stores
+    def __init__(self, stores: Stores, notices: Notices) -> None:
+        self._stores, self._notices = stores, notices
 
     @activity.defn(name="evaluate-audience")
     @as_failures
@@ -140,6 +142,7 @@ class EnrolmentActivities:
         await _start(starter, client, door.way, unstarted)
         await stores.ledger.page_done(request.enrolment, [admission.passage for admission in unstarted], cursor)
         for page in self.pages(request.enrolment, cursor, audience.users):
+            await self._notices.look(client, request.journey)  # the journey's own watch begins behind its audience
             admissions = await self._admitted(request, door, page)
             if not admissions:
                 break

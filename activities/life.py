@@ -13,6 +13,7 @@ from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 
 from activities.documents.saving import save_definition
 from activities.faults import as_failures
+from activities.noticing import Notices
 from activities.records.catalogue import Saved
 from activities.records.statistics import count as count_stats
 from activities.records.statistics import everybody_inside
@@ -54,10 +55,11 @@ class LifeActivities:
 
     Args:
         stores: Tables, catalogue and ledger.
+        notices: Wakes runs for which the tables have changed.
     """
 
-    def __init__(self, stores: Stores) -> None:
-        self._stores = stores
+    def __init__(self, stores: Stores, notices: Notices) -> None:
+        self._stores, self._notices = stores, notices
 
     @activity.defn(name="open-journey")
     @as_failures
@@ -107,7 +109,7 @@ class LifeActivities:
     @activity.defn(name="wait-until-empty")
     @as_failures
     async def wait_until_empty(self, request: JourneyRequest) -> Stats:
-        """Return the numbers when nobody is inside.
+        """Return the numbers when nobody is inside; meanwhile, wake those for whom the tables have changed.
 
         Args:
             request: Which version of which journey.
@@ -121,6 +123,7 @@ class LifeActivities:
         """
         await reconcile(activity.client(), self._stores, request.journey)
         await start_left_behind(activity.client(), self._stores, request.journey)
+        await self._notices.look(activity.client(), request.journey)
         until = time.monotonic() + LOOK_SECONDS
         if request.admits:
             raise StillInside(f"{request.journey!r} admits users: this watch goes on until it does not")

@@ -15,6 +15,7 @@ from activities.records.pseudonyms import Pseudonyms
 from activities.records.winners import Winners
 from activities.segments.memberships import Memberships
 from activities.segments.segments import Segments
+from activities.segments.standings import Standings
 from activities.tables.delta import Tables
 from workflows.contracts import Leave, Outcome
 from workflows.documents import Exit
@@ -30,6 +31,7 @@ class Stores:
         ledger: Admissions and outcomes.
         segments: Evaluates conditions.
         memberships: Answers splits.
+        standings: Answers waits for segments that depend on the clock.
         profiles: Users and devices for pushes.
         claims: The ledger of pushes.
         rates: The allowances of providers.
@@ -43,6 +45,7 @@ class Stores:
     ledger: Ledger
     segments: Segments
     memberships: Memberships
+    standings: Standings
     profiles: Profiles
     claims: Claims
     rates: Rates

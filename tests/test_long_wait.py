@@ -17,7 +17,7 @@ LONGEST_SECONDS = 400
 
 @pytest.mark.storm
 def test_a_long_wait_loses_nobody() -> None:
-    """A thousand users wait thirty days, worker and server are killed -9: each leaves once, and waiting cost nothing."""
+    """A thousand users wait thirty days, worker and server are killed: each leaves once, and waiting cost nothing."""
     words = [sys.executable, "-m", "scripts.long_wait", "--users", str(USERS), "--json"]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
         try:

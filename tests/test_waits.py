@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import Any
 
 import pytest
 from temporalio.client import Client, WorkflowHandle
 from temporalio.testing import TimeSkipper
 
-from activities.elements.wait_for_trigger import next_look
+from activities.noticing import Notices
 from activities.records.reports import explain
 from activities.records.rows import hits, pushes, taken, waits
 from tests.house import House, events_of
@@ -307,8 +306,13 @@ async def test_a_split_sees_the_event_by_which_its_user_entered(house: House) ->
     assert branches_of(house, "buying", "u1") == [["buyer: users_in_segment"]]
 
 
+async def look(house: House, client: Client, journey: str = "waiting") -> int:
+    """Look at the tables for all who wait, as whoever watches the journey does."""
+    return await Notices(house.stores).look(client, journey)
+
+
 async def test_waits_for_segments(house: House) -> None:
-    """A wait ends when an event brings the user into a segment, or when an import does, no later than the next look."""
+    """A wait ends at once when an event brings the user into a segment, and when an import does it is noticed."""
     save_wait(
         house,
         "spent: {in_segment: {event: purchase, count: {at_least: 2}}, next: came}, "
@@ -322,17 +326,113 @@ async def test_waits_for_segments(house: House) -> None:
         await engine.event("u1", "purchase", client=client)
         await engine.event("u1", "purchase", client=client)
         await left(house, "waiting", "u1")
+        assert await look(house, client) == 0
         house.load("users", "user_id,plan\nu4,free\n")
-        for user in ("u4", "u6"):
-            await skip(client, runs[user], timedelta(minutes=2))
+        assert await look(house, client) == 1
         await left(house, "waiting", "u4")
         assert branches_of(house, "waiting", "u6") == [[]]
-        assert 1 <= (await events_of(client, runs["u6"].id)).count("timer_fired") <= 3
+        kinds = await events_of(client, runs["u6"].id)
+        assert (kinds.count("timer_fired"), kinds.count("workflow_execution_signaled")) == (0, 0)
     assert branches_of(house, "waiting", "u1") == [["wait: spent", "came: next"]]
     assert branches_of(house, "waiting", "u4") == [["wait: freed"]]
     step = explain(house.stores.ledger.database, "waiting", "u4").runs[0].steps[0]
     assert "not in 'paying'" in step.because
     assert (step.tables or {})["users"] == house.stores.tables.version("users")
+
+
+async def test_the_moment_at_which_time_ends_a_wait(house: House) -> None:
+    """A wait ends at the very moment at which time alone changes the answer for its user, and looks at no other."""
+    bought = datetime.now(UTC) - timedelta(days=6, hours=19)
+    house.load("events", f"user_id,event,at\nu1,purchase,{bought:%Y-%m-%dT%H:%M:%SZ}\nu4,look,2026-01-01T00:00:00Z\n")
+    lately = "{event: purchase, within_last: 7d}"
+    save_wait(house, f"cold: {{not_in_segment: {lately}, next: came}}", up_to="30d")
+    await open_journeys(house, "waiting")
+    async with house.serving(RUNS) as client:
+        run = await begin(house, client)
+        await begin(house, client, "u4")
+        await left(house, "waiting", "u4")  # who never bought is out of the segment already
+        await skip(client, run, timedelta(hours=4, minutes=59))
+        assert branches_of(house, "waiting", "u1") == [[]]
+        assert (await events_of(client, run.id)).count("timer_fired") == 0
+        await skip(client, run, timedelta(minutes=2))
+        await left(house, "waiting", "u1")
+    step = explain(house.stores.ledger.database, "waiting", "u1").runs[0].steps[0]
+    late = step.at - (bought + timedelta(days=7))
+    assert timedelta() < late < timedelta(seconds=30), late
+
+
+async def test_a_window_that_an_event_moves(house: House) -> None:
+    """Another event moves the moment: the wait ends when the last one leaves the window, not when the first does."""
+    save_wait(house, "cold: {not_in_segment: {event: purchase, within_last: 2h}, next: came}", up_to="1d")
+    house.load("events", f"user_id,event,at\nu1,purchase,{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n")
+    await open_journeys(house, "waiting")
+    async with house.serving(RUNS) as client:
+        run = await begin(house, client)
+        await house.engine.event("u1", "purchase", at=datetime.now(UTC) + timedelta(minutes=90), client=client)
+        await skip(client, run, timedelta(hours=3))
+        assert branches_of(house, "waiting", "u1") == [[]]
+        await skip(client, run, timedelta(minutes=31))
+        await left(house, "waiting", "u1")
+    assert branches_of(house, "waiting", "u1") == [["wait: cold", "came: next"]]
+
+
+async def test_a_run_is_woken_once(house: House) -> None:
+    """Who was woken a moment ago, or has noticed and waits out a fixed time, is not woken again; no other is."""
+    save_wait(house, "gone: {not_in_segment: {segment: paying}, next: came}", fixed="true")
+    await open_journeys(house, "waiting")
+    async with house.serving(RUNS) as client:
+        run = await begin(house, client)
+        await begin(house, client, "u4")
+        house.load("users", "user_id,plan\nu1,free\n")
+        assert await look(house, client) == 1
+        await until(lambda: len(rows(house, hits)) == 1)
+        assert await look(house, client) == 0
+        await skip(client, run, timedelta(days=1, seconds=1))
+        await left(house, "waiting", "u1")
+    assert branches_of(house, "waiting", "u1") == [["wait: gone", "came: next"]]
+    # While no worker answers, two looks of one process wake a run once.
+    house.load("users", "user_id,plan\nu4,free\n")
+    notices, client = Notices(house.stores), await connected(house)
+    assert await notices.look(client, "waiting") == 1
+    notices._looked.clear()
+    assert await notices.look(client, "waiting") == 0
+
+
+async def test_the_exit_condition_finds_whoever_waits(house: House) -> None:
+    """A user for whom an import makes `exit_when` true leaves from the middle of a delay of thirty days."""
+    house.save("""\
+        journey: waiting
+        exit_when: {attribute: plan, is: free}
+        entries: {start: {kind: trigger-entry, trigger: {event: begin}, next: hold}}
+        elements:
+          hold: {kind: time-delay, duration: 30d, next: done}
+          done: {kind: exit}
+        """)
+    await open_journeys(house, "waiting")
+    async with house.serving(RUNS) as client:
+        for user in ("u1", "u4"):
+            await house.engine.event(user, "begin", client=client)
+        query = "JourneyElement = 'hold'"
+        while (await client.count_workflows(query)).count < 2:
+            await asyncio.sleep(0.1)
+        house.load("users", "user_id,plan\nu4,free\n")
+        assert await look(house, client) == 1
+        await left(house, "waiting", "u4")
+    reasons = {user: explain(house.stores.ledger.database, "waiting", user).runs[0].reason for user in ("u1", "u4")}
+    assert reasons == {"u1": None, "u4": "exit-criteria"}
+
+
+async def test_a_running_journey_notices(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journey that runs looks at the tables for those who wait, again and again, though nobody tells it to."""
+    monkeypatch.setattr("activities.noticing.LOOK_SECONDS", 0.5)
+    save_wait(house, "freed: {not_in_segment: {segment: paying}, next: came}", up_to="30d")
+    async with house.serving() as client:
+        await house.engine.start("waiting", client=client)
+        for user in ("u1", "u4"):
+            await begin(house, client, user)
+        house.load("users", "user_id,plan\nu4,free\n")
+        await left(house, "waiting", "u4")
+    assert branches_of(house, "waiting", "u1") == [[]]
 
 
 async def test_a_user_who_is_in_the_segment_already(house: House) -> None:
@@ -360,18 +460,3 @@ async def test_a_worker_killed_as_the_wait_begins(house: House) -> None:
         await left(house, "waiting", "u1")
     assert branches_of(house, "waiting", "u1") == [["wait: x", "came: next"]]
     assert [(row.deadline, row.open) for row in rows(house, waits)] == [(wait.deadline, 0)]
-
-
-def test_a_long_wait_looks_seldom() -> None:
-    """Looks at a segment come after a minute at first, after a quarter of an hour at last: fewer than 100 a day."""
-    began = now = datetime(2027, 1, 1, tzinfo=UTC)
-    looks: list[datetime] = []
-    while now < began + timedelta(days=2):
-        now = next_look(began, now, timedelta(seconds=60))
-        looks.append(now)
-    steps = [later - earlier for earlier, later in pairwise([began, *looks])]
-    assert steps[0] == timedelta(seconds=60)
-    assert steps == sorted(steps)
-    assert steps[-1] == timedelta(minutes=15)
-    assert sum(moment > began + timedelta(days=1) for moment in looks) < 100
-    assert next_look(began, began, timedelta()) == began + timedelta(seconds=10)

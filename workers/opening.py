@@ -17,6 +17,7 @@ from activities.records.pseudonyms import Pseudonyms
 from activities.records.winners import Winners
 from activities.segments.memberships import Memberships
 from activities.segments.segments import Segments
+from activities.segments.standings import Standings
 from activities.stores import Stores
 from activities.tables.delta import Tables
 from workers.settings import Settings
@@ -51,6 +52,7 @@ def open_stores(settings: Settings, meters: Meters | None = None) -> Iterator[St
             ledger=ledger,
             segments=segments,
             memberships=Memberships(segments, settings.freshness, settings.membership_megabytes << 20),
+            standings=Standings(segments),
             profiles=Profiles(tables, settings.push_provider, claims),
             claims=claims,
             rates=Rates(database),

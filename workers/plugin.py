@@ -23,6 +23,7 @@ from activities.entering import EnteringActivities
 from activities.entry import EntryActivities
 from activities.events.taking import Events
 from activities.life import LifeActivities
+from activities.noticing import Notices
 from activities.operating import OperatingActivities
 from activities.push.delivery import DeliveryRules, PushActivities
 from activities.push.provider import Provider
@@ -84,7 +85,8 @@ def activities_of(
     Returns:
         Task queue to activities.
     """
-    life, enrolment = LifeActivities(stores), EnrolmentActivities(stores)
+    notices = Notices(stores)
+    life, enrolment = LifeActivities(stores, notices), EnrolmentActivities(stores, notices)
     operating, events, schedules = OperatingActivities(stores), Events(stores), ScheduleActivities(stores)
     passing = Passing(stores, events.take_for_run)
     return {

@@ -27,12 +27,8 @@ from workflows.scalars import duration
 
 PASSED_AT_ONCE = ("condition-split", "split-test", "reachability-check", "update-user")
 """Kinds of elements that hold nobody and tell the user nothing: what he does while passing them still counts."""
-SHORTEST_LOOK = timedelta(seconds=10)
-"""Shortest time after which membership of a segment is looked at again."""
-LONGEST_LOOK = timedelta(minutes=15)
-"""Longest such time: how late a wait may notice, at most, that a segment was entered or left."""
-LOOKS_PER_WAIT = 20
-"""The next look comes after this part of the time that the wait has lasted: long waits cost little."""
+LONGEST_LOOK = timedelta(hours=6)
+"""When a wait for a segment looks again in any case: whoever notices changes of tables for it may be gone."""
 
 
 class WaitForTriggerActivities:
@@ -70,7 +66,7 @@ class WaitForTriggerActivities:
             wait = await self._begun(case)
         known = await asyncio.to_thread(self._waits.hits, visit.passage, visit.step)
         found = await self._came(case, wait, known)
-        entered, evidence = await self._segments(case, known)
+        entered, evidence, turns_at = await self._segments(case, wait, known)
         if found or entered:
             known = await self._waits.add(visit.passage, visit.step, [*found, *entered])
         hit = decided(element, known)
@@ -79,7 +75,7 @@ class WaitForTriggerActivities:
             return await self._decide(case, hit.branch, _said(element, hit), hit, evidence)
         if over:
             return await self._decide(case, NOT_TRIGGERED, f"nothing came until {wait.deadline:%Y-%m-%d %H:%M:%S} UTC")
-        return Stay(self._again(case, wait, known))
+        return Stay(self._again(case, wait, known, turns_at))
 
     async def _begun(self, case: Case[WaitForTrigger]) -> Wait:
         """Begin: before the events are looked at, so that whatever comes from now on finds the wait."""
@@ -119,29 +115,42 @@ class WaitForTriggerActivities:
                     found.setdefault((branch, place), hit)
         return list(found.values())
 
-    async def _segments(self, case: Case[WaitForTrigger], known: list[Hit]) -> tuple[list[Hit], dict[str, Evidence]]:
-        """Look whether the user is in, or out of, the segments that are watched."""
-        visit, stores = case.visit, case.stores
+    async def _segments(
+        self, case: Case[WaitForTrigger], wait: Wait, known: list[Hit]
+    ) -> tuple[list[Hit], dict[str, Evidence], datetime | None]:
+        """Look whether the user is in, or out of, the segments that are watched, and when time alone changes that."""
+        visit, standings, memberships = case.visit, case.stores.standings, case.stores.memberships
         there = {hit.branch for hit in known}
         found: list[Hit] = []
         evidence: dict[str, Evidence] = {}
+        turns: list[datetime] = []
+        # An event may come from a clock that is ahead: the decision is about its instant then.
+        now = max(visit.now, visit.seen) if visit.seen else visit.now
         for branch, condition, inside in watched(case.element):
             if branch in there:
                 continue
-            asked = stores.memberships.membership(condition, case.zone, visit.now, seen=visit.seen)
-            membership = await at_hand(asked)
-            if membership.ids.holds(visit.user_id) == inside:
+            if await asyncio.to_thread(standings.is_timeless, condition, case.zone):
+                # One evaluation for all who wait: their answers change with the tables alone.
+                membership = await at_hand(memberships.membership(condition, case.zone, now, seen=visit.seen))
+                member, as_of = membership.ids.holds(visit.user_id), membership.as_of
+                tables = {**membership.tables, **membership.segments}
+            else:
+                asked = standings.look_up(condition, case.zone, visit.user_id, now, wait.deadline)
+                standing = await at_hand(asked)
+                member, as_of, tables = standing.member, now, standing.tables
+                turns += [standing.turns_at] if standing.turns_at is not None else []
+            if member == inside:
                 found.append(Hit(branch, 0, "", instant(visit.now), {}))
-                evidence[branch] = Evidence({**membership.tables, **membership.segments}, membership.as_of)
-        return found, evidence
+                evidence[branch] = Evidence(tables, as_of)
+        return found, evidence, min(turns, default=None)
 
-    def _again(self, case: Case[WaitForTrigger], wait: Wait, known: list[Hit]) -> datetime:
+    def _again(self, case: Case[WaitForTrigger], wait: Wait, known: list[Hit], turns_at: datetime | None) -> datetime:
         """Tell when the run asks again: at the deadline, or earlier where a segment is watched."""
         there = {hit.branch for hit in known}
         if all(branch in there for branch, _, _ in watched(case.element)):
             return wait.deadline
-        began = wait.deadline - duration(case.element.up_to)
-        return min(wait.deadline, next_look(began, case.visit.now, case.stores.memberships.freshness))
+        latest = min(wait.deadline, case.visit.now + LONGEST_LOOK)
+        return latest if turns_at is None else min(latest, turns_at)
 
     async def _decide(
         self,
@@ -169,20 +178,6 @@ class WaitForTriggerActivities:
 
         written = await ledger.database.write(work, keys=[visit.user_id])
         return written.model_copy(update={"learned": hit is not None})
-
-
-def next_look(began: datetime, now: datetime, freshness: timedelta) -> datetime:
-    """Tell when membership of a segment is looked at again.
-
-    Args:
-        began: When the wait began, UTC.
-        now: The instant of this look, UTC.
-        freshness: How old an answer may be anyway.
-
-    Returns:
-        An instant after now: the later, the longer the wait has lasted, at most a quarter of an hour.
-    """
-    return now + min(max(freshness, SHORTEST_LOOK, (now - began) / LOOKS_PER_WAIT), LONGEST_LOOK)
 
 
 def _said(element: WaitForTrigger, hit: Hit) -> str:

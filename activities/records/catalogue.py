@@ -201,6 +201,13 @@ class Catalogue:
         )
         return [_saved(row) for row in rows]
 
+    def digests(self, journey: str) -> dict[int, str]:
+        """Give the content's name of each version of a journey."""
+        query = select(documents.c.version, documents.c.digest)
+        query = query.where(documents.c.kind == "journey", documents.c.name == journey)
+        rows = self._database.read(lambda connection: connection.execute(query).all())
+        return {row.version: row.digest for row in rows}
+
     def newest(self, kind: DocumentKind) -> list[Saved]:
         """List the newest version of every document of a kind, by name."""
         last = (
