@@ -20,6 +20,7 @@ from activities.elements.webhook import Outside
 from activities.life import stats_of
 from activities.records.reports import ExplainedRun, explain
 from activities.records.statistics import everybody_inside
+from activities.records.winners import leading
 from tests.house import House
 from tests.worker_that_dies import until
 from workers.plugin import JourneysPlugin
@@ -152,6 +153,79 @@ async def test_a_split_test_assigns_by_a_hash_until_there_is_a_winner(house: Hou
         for user in ("u4", "u5", "u6"):
             await pass_through(client, user)
             assert run_of(house, user).steps[0].branch == "b"
+
+
+async def test_the_goal_picks_the_winner(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once one variant's goal leads significantly, and each has users enough, everybody who comes gets that variant."""
+    monkeypatch.setattr("activities.records.winners.LOOK_SECONDS", 0.0)
+    crowd = [f"c{number:02}" for number in range(60)]
+    house.load("users", "user_id,plan\n" + "".join(f"{user},free\n" for user in crowd))
+    house.save("""\
+        journey: one
+        goals: {bought: {trigger: {event: purchase}, within: 7d}}
+        entries: {start: {kind: audience-entry, audience: {everyone: true}, next: it}}
+        elements:
+          it:
+            kind: split-test
+            winner: {goal: bought, users: 10}
+            branches: {a: {share: 50, next: done}, b: {share: 50, next: done}}
+          done: {kind: exit}
+        """)
+    saved = house.stores.catalogue.find("journey", "one")
+    await house.stores.ledger.open_journey("one", saved.version, saved.digest, "test", datetime.now(UTC))
+    document = saved.document
+    assert isinstance(document, JourneyDocument)
+    split = document.elements["it"]
+    assert isinstance(split, SplitTest)
+    by_hash = {user: variant_of(split, "one", "it", user) for user in crowd}
+    groups = [[user for user in crowd if by_hash[user] == branch] for branch in ("a", "b")]
+    first, later = [group[:10] for group in groups], [user for group in groups for user in group[10:]]
+    async with house.serving() as client:
+
+        async def comes(user: str) -> tuple[str, str]:
+            await pass_through(client, user)
+            (step,) = run_of(house, user).steps
+            return step.branch, step.because
+
+        for user in (*first[0][:9], *first[1]):
+            assert await comes(user) == (by_hash[user], "50% of the users")
+        # All of `b` buy, and none of `a`: too few users of `a` are no evidence yet.
+        for user in first[1]:
+            await house.engine.event(user, "purchase", client=client)
+        assert await comes(first[0][9]) == ("a", "50% of the users")
+        # The tenth of `a` is in, so that the next user finds a winner, whatever his hash says.
+        late = [user for user in later if by_hash[user] == "a"][:2] + [user for user in later if by_hash[user] == "b"][
+            :1
+        ]
+        assert [await comes(user) for user in late] == [("b", "the winner, chosen by bought")] * 3
+        # A hand that chooses another one is obeyed from then on.
+        house.stores.winners.choose("one", "it", "a")
+        assert await comes(later[-1]) == ("a", "the winner, chosen by hand")
+    stats = stats_of(house.stores, "one")
+    assert stats.elements["it"].branches == {"a": 11, "b": 13}
+    assert (stats.goals["bought"].by_variant, stats.entered) == ({"it": {"b": 10}}, 24)
+
+
+@pytest.mark.parametrize(
+    ("rates", "winner"),
+    [
+        # Variant: users, and how many of them converted. The bound is 1.96 standard errors of the difference.
+        ({"a": (100, 10), "b": (100, 20)}, "b"),  # z = 1.98
+        ({"a": (100, 10), "b": (100, 19)}, None),  # z = 1.81
+        ({"a": (1_000, 100), "b": (1_000, 128)}, "b"),  # z = 1.97
+        ({"a": (99, 0), "b": (100, 90)}, None),  # too few users of one
+        ({"a": (100, 0), "b": (100, 0)}, None),
+        ({"a": (100, 100), "b": (100, 100)}, None),
+        ({"a": (100, 5), "b": (100, 30), "c": (100, 28)}, None),  # ahead of one, not of the other
+        ({"a": (100, 5), "b": (100, 30), "c": (100, 6)}, "b"),
+        ({"a": (100, 50)}, None),  # the others have no share
+        ({"a": (10_000, 100), "b": (100, 9)}, "b"),
+    ],
+)
+def test_a_lead_has_to_be_significant(rates: dict[str, tuple[int, int]], winner: str | None) -> None:
+    """A variant wins by a rate that leads each other's by 95 percent, whichever of them is named first."""
+    assert leading(rates, 100) == winner
+    assert leading(dict(reversed(rates.items())), 100) == winner
 
 
 def test_shares_are_kept_by_the_hash() -> None:

@@ -145,6 +145,54 @@ async def test_a_repeated_event_starts_nothing_twice(house: House) -> None:
     assert Counter(row.user_id for row in rows(house, passages)) == {"u1": 1, "u2": 1}
 
 
+async def test_a_cap_over_the_keys_of_a_user(house: House) -> None:
+    """One run per order, and two a month at most: the third order of a user is refused; another user's is not."""
+    house.save("""\
+        journey: orders
+        reentry: {key: entry.order_id}
+        entry_cap: {at_most: 2, per: 30d}
+        entries: {start: {kind: trigger-entry, trigger: {event: shipped}, next: done}}
+        elements: {done: {kind: exit}}
+        """)
+    await open_journeys(house, "orders")
+    async with house.serving(RUNS) as client:
+
+        async def ship(user: str, order: str, event_id: str = "") -> int:
+            answer = await house.engine.event(
+                user, "shipped", event_id=event_id, properties={"order_id": order}, client=client
+            )
+            return answer.started
+
+        assert [await ship("u1", order) for order in ("A-1", "A-2", "A-3")] == [1, 1, 0]
+        assert await ship("u1", "A-2", "again") == 0
+        assert await ship("u4", "A-3") == 1
+        await left(house, "orders", "u1", 2)
+    told = explain(house.stores.ledger.database, "orders", "u1")
+    assert sorted(run.key for run in told.runs) == ["A-1", "A-2"]
+    assert sorted(one.reason for one in told.refused) == ["entered-before", "too-often"]
+    stats = stats_of(house.stores, "orders")
+    assert (stats.audience, stats.entered, stats.refused) == (5, 3, {"too-often": 1, "entered-before": 1})
+
+
+async def test_a_cap_on_an_audience_is_planned(house: House) -> None:
+    """What a plan says of a cap on entries is what the next start does: who came too often is refused as such."""
+    house.save("""\
+        journey: capped
+        reentry: after_exit
+        entry_cap: {at_most: 1, per: 30d}
+        entries: {start: {kind: audience-entry, audience: {segment: paying}, next: done}}
+        elements: {done: {kind: exit}}
+        """)
+    engine = house.engine
+    async with house.serving() as client:
+        for audience, wanted in ((4, {}), (5, {"too-often": 4})):
+            assert ((plan := engine.plan("capped")).audience, plan.refused) == (audience, wanted)
+            before = stats_of(house.stores, "capped").entered
+            stats = await engine.result(await engine.start("capped", client=client), client=client)
+            assert (stats.entered - before, stats.refused) == (audience - sum(wanted.values()), wanted)
+            house.load("users", "user_id,plan\nu3,pro\n")
+
+
 async def test_what_cannot_be_taken_is_refused(house: House) -> None:
     """An event without a name, with a property that no table holds, or of an unknown push changes nothing."""
     engine, client = house.engine, await connected(house)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -327,6 +328,25 @@ async def test_reentry(ledger: Ledger, rule: Reentry, earlier: list[tuple[timede
     assert admission.refused == reason
     assert (await admit_one(ledger, arrival("elsewhere", rule=rule), "u2")).refused == ""
     assert (await admit_one(ledger, arrival("e1", rule=rule, key="order-1"))).refused == ""
+
+
+async def test_a_cap_on_entries_counts_every_key(ledger: Ledger) -> None:
+    """Beside any re-entry rule, a cap lets in each user so often in its period, whatever the keys."""
+    cap = AtMost(at_most=2, per="1d")
+
+    async def enter(number: int, at: datetime, user: str = "u1", key: str = "") -> str:
+        where = replace(arrival(f"e{number}", rule="after_exit", at=at, key=key or f"order-{number}"), cap=cap)
+        return (await admit_one(ledger, where, user)).refused
+
+    assert [await enter(1, NOW), await enter(2, NOW + HOUR), await enter(3, NOW + 2 * HOUR)] == ["", "", "too-often"]
+    assert await enter(3, NOW + 30 * HOUR) == "too-often", "what was refused stays refused"
+    assert await enter(4, NOW + 2 * HOUR, "u2") == ""
+    # The first entry leaves the period after a day, to the instant.
+    assert await enter(5, NOW + 24 * HOUR - timedelta(microseconds=1)) == "too-often"
+    assert await enter(6, NOW + 24 * HOUR) == ""
+    assert await enter(7, NOW + 24 * HOUR) == "too-often"
+    # The re-entry rule is asked first: who is inside is told so, however often he came.
+    assert await enter(8, NOW + 24 * HOUR, key="order-6") == "already-inside"
 
 
 def test_reentry_reads_instants_in_order_of_time() -> None:
