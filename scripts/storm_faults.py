@@ -80,6 +80,8 @@ class Program:
             with contextlib.suppress(asyncio.CancelledError):
                 await keeping
             self._kill()
+            if self._process is not None:
+                await self._process.wait()
 
     async def down(self, seconds: float) -> None:
         """Kill -9, and start again after some seconds."""

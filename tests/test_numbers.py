@@ -5,210 +5,32 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from datetime import timedelta
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import select
 from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
+from temporalio.testing import TimeSkipper
 
-from activities.elements.split_test import variant_of
 from activities.life import stats_of
 from activities.records.reports import explain
+from activities.records.rows import waits
 from tests.house import House
+from tests.journey_model import CROWD, UP_TO, Example, People, example, people
+from tests.worker_that_dies import until
+from workers.operating import Operator
 from workers.plugin import JourneysPlugin
 from workers.serving import run_workers
-from workflows.contracts import Stats, user_workflow_id
-from workflows.documents import SplitTest
+from workflows.contracts import EnterRequest, FinishRequest, Stats, UserGiven, user_workflow_id
 
-CROWD = 16
 JOURNEYS = 4
-
-User: TypeAlias = dict[str, Any]
-Test: TypeAlias = Callable[[User], bool]
-
-
-@dataclass
-class People:
-    """A small audience, as its tables hold it."""
-
-    users: dict[str, User] = field(default_factory=dict)
-    devices: dict[str, list[str]] = field(default_factory=dict)
-    """Reachable devices of each user."""
-
-
-def people(house: House, chance: random.Random) -> People:
-    """Make an audience with gaps, import it beside the six of the house, and remember all of them."""
-    found = People(
-        users={
-            f"u{number}": {"plan": plan, "age": age, "nick": None}
-            for number, (plan, age) in enumerate(
-                [("paid", 30), ("pro", 41), ("free", 22), ("paid", 17), (None, 65), ("pro", 33)], start=1
-            )
-        },
-        devices={"u1": ["d1", "d1b"], "u2": [], "u3": [], "u4": ["d4"], "u5": [], "u6": ["d6"]},
-    )
-    house.load("users", "user_id,stamp\nnobody,none\n")  # the attribute that updates write
-    found.users["nobody"], found.devices["nobody"] = {"plan": None, "age": None, "nick": None}, []
-    users, devices = ["user_id,plan,age,nick"], ["device_id,user_id,platform,token,opt_in"]
-    for number in range(CROWD):
-        name = f"p{number}"
-        user = {"plan": chance.choice(["free", "paid", None]), "age": chance.choice([15, 20, 40, None])}
-        user["nick"] = chance.choice(["Ann", "Bo", None])
-        found.users[name] = user
-        users.append(",".join([name, *("" if value is None else str(value) for value in user.values())]))
-        found.devices[name] = []
-        for place in range(chance.choice([0, 1, 2])):
-            token, opted_in = chance.choice(["t", "t", ""]), chance.choice(["true", "true", "false", ""])
-            devices.append(f"{name}-{place},{name},ios,{token},{opted_in}")
-            # The outbox, the provider of devices that name none, needs no address.
-            if opted_in == "true":
-                found.devices[name].append(f"{name}-{place}")
-    house.load("users", "\n".join(users) + "\n")
-    house.load("devices", "\n".join(devices) + "\n")
-    return found
-
-
-def condition(chance: random.Random, depth: int = 0) -> tuple[Any, Test]:
-    """Make a condition, and what it means in plain Python: a missing value compares false, `not` is the complement."""
-    kind = chance.choice(["plan", "plan-not", "age", "set", "everyone", "not", "all", "any"] if depth < 2 else ["plan"])
-    if kind == "plan":
-        plan = chance.choice(["free", "paid"])
-        return {"attribute": "plan", "is": plan}, lambda user: user["plan"] == plan
-    if kind == "plan-not":
-        return {"attribute": "plan", "is_not": "free"}, lambda user: user["plan"] not in ("free", None)
-    if kind == "age":
-        age = chance.choice([18, 30])
-        return {"attribute": "age", "at_least": age}, lambda user: user["age"] is not None and user["age"] >= age
-    if kind == "set":
-        return {"attribute": "nick", "is_set": True}, lambda user: user["nick"] is not None
-    if kind == "everyone":
-        return {"everyone": True}, lambda user: True
-    inner, test = condition(chance, depth + 1)
-    if kind == "not":
-        return {"not": inner}, lambda user: not test(user)
-    other, second = condition(chance, depth + 1)
-    if kind == "all":
-        return {"all": [inner, other]}, lambda user: test(user) and second(user)
-    return {"any": [inner, other]}, lambda user: test(user) or second(user)
-
-
-@dataclass
-class Example:
-    """A random journey, with the meaning of its conditions."""
-
-    document: dict[str, Any]
-    tests: dict[str, Test]
-
-    def walk(self, people: People, user: str) -> tuple[list[tuple[str, str]], str, list[str]]:
-        """Interpret the document: the steps, the exit, and the outcome of each push."""
-        at = self.document["entries"]["start"]["next"]
-        steps: list[tuple[str, str]] = []
-        pushes: list[str] = []
-        row = dict(people.users[user])
-        while (element := self.document["elements"][at])["kind"] != "exit":
-            branch = "next"
-            if element["kind"] == "push":
-                pushes.append(push_outcome(element, row, people.devices[user]))
-                if "next" not in element:
-                    branch = "accepted" if pushes[-1] == "accepted" else "not_accepted"
-            elif element["kind"] == "update-user":
-                row["stamp"] = self.document["journey"]
-            elif element["kind"] != "time-delay":
-                branch = self.decide(at, element, row, people.devices[user], user)
-            steps.append((at, branch))
-            way = element["next"] if branch == "next" else element["branches"][branch]
-            at = way if isinstance(way, str) else way["next"]
-        return steps, at, pushes
-
-    def decide(self, at: str, element: dict[str, Any], row: User, devices: list[str], user: str) -> str:
-        """Give the branch of an element that decides."""
-        if "by" in element:
-            return {"free": "free", "paid": "payer", "pro": "payer"}.get(row["plan"], "all_other_users")
-        if element["kind"] == "condition-split":
-            return "users_in_segment" if self.tests[at](row) else "all_other_users"
-        if element["kind"] == "reachability-check":
-            return "reachable" if devices else "not_reachable"
-        return variant_of(SplitTest.model_validate(element), self.document["journey"], at, user)
-
-
-def push_outcome(element: dict[str, Any], row: User, devices: list[str]) -> str:
-    """Give what becomes of a push."""
-    if not devices:
-        return "skipped: no-reachable-device"
-    if "nick" in element["message"]["title"] and row["nick"] is None:
-        return "skipped: value-missing"
-    return "accepted"
-
-
-def box(chance: random.Random, journey: str, name: str, after: list[str], tests: dict[str, Test]) -> dict[str, Any]:
-    """Make an element that leads to some of the later ones."""
-
-    def ways(*branches: str) -> dict[str, str]:
-        return {branch: chance.choice(after) for branch in branches}
-
-    kinds = ["segment", "segment", "push", "push", "value", "reachability-check", "split-test", "update-user", "delay"]
-    match chance.choice([*kinds, "stamped"]):
-        case "segment":
-            match, tests[name] = condition(chance)
-            return {"kind": "condition-split", "match": match, "branches": ways("users_in_segment", "all_other_users")}
-        case "stamped":
-            # Whether this very run has passed an update before: no membership may be older than it.
-            tests[name] = lambda user: user.get("stamp") == journey
-            match = {"attribute": "stamp", "is": journey}
-            return {"kind": "condition-split", "match": match, "branches": ways("users_in_segment", "all_other_users")}
-        case "value":
-            branches: dict[str, Any] = ways("all_other_users")
-            branches["free"] = {"is": "free", "next": chance.choice(after)}
-            branches["payer"] = {"in": ["pro", "paid", "free"], "next": chance.choice(after)}
-            return {"kind": "condition-split", "by": {"attribute": "plan"}, "branches": branches}
-        case "reachability-check":
-            return {"kind": "reachability-check", "branches": ways("reachable", "not_reachable")}
-        case "split-test":
-            first = chance.randrange(0, 101)
-            shares = {"a": first, "b": 100 - first}
-            variants = {key: {"share": share, "next": chance.choice(after)} for key, share in shares.items()}
-            return {"kind": "split-test", "branches": variants}
-        case "update-user":
-            return {"kind": "update-user", "set": {"stamp": journey}, "next": chance.choice(after)}
-        case "delay":
-            return {"kind": "time-delay", "duration": "1s", "next": chance.choice(after)}
-        case _:
-            title = chance.choice(["Hi", "Hi {{ user.nick }}", "Hi {{ user.plan | default: 'you' }}"])
-            push = {"kind": "push", "message": {"title": title, "body": "there"}}
-            if chance.random() < 0.5:
-                return {**push, "next": chance.choice(after)}
-            return {**push, "branches": ways("accepted", "not_accepted")}
-
-
-def example(chance: random.Random, name: str) -> Example:
-    """Make a valid journey: each element leads to later ones only, and what nothing reaches is left out."""
-    exits = [f"exit-{number}" for number in range(chance.choice([1, 2]))]
-    ids = [f"e{number}" for number in range(chance.randrange(1, 8))]
-    elements: dict[str, Any] = {}
-    tests: dict[str, Test] = {}
-    for place, element in enumerate(ids):
-        after = [*ids[place + 1 : place + 3], *exits]
-        elements[element] = box(chance, name, element, after, tests)
-    elements.update({exit_: {"kind": "exit"} for exit_ in exits})
-    audience, tests["start"] = condition(chance)
-    start = {"kind": "audience-entry", "audience": audience, "next": ids[0]}
-    reached, waiting = set(), [ids[0]]
-    while waiting:
-        element = waiting.pop()
-        reached.add(element)
-        found = elements[element]
-        ways = [*found.get("branches", {}).values(), *([found["next"]] if "next" in found else [])]
-        waiting += [way if isinstance(way, str) else way["next"] for way in ways]
-    kept = {element: found for element, found in elements.items() if element in reached}
-    return Example({"journey": name, "entries": {"start": start}, "elements": kept}, tests)
 
 
 def require_laws(stats: Stats) -> None:
@@ -228,7 +50,7 @@ def require_laws(stats: Stats) -> None:
 def require_walks(house: House, found: Example, audience: People, stats: Stats) -> None:
     """Everybody went the way that the document says, with the outcomes that it says."""
     name = found.document["journey"]
-    entering = [user for user in audience.users if found.tests["start"](audience.users[user])]
+    entering = [user for user in audience.users if found.entry(audience, user)]
     assert stats.entered == len(entering)
     outcomes: dict[str, Counter[str]] = {}
     devices: Counter[str] = Counter()
@@ -290,6 +112,79 @@ async def test_everybody_goes_where_the_document_says(house: House) -> None:
     async with run_workers(client, house.settings):
         await asyncio.to_thread(on_any_journeys)
     assert entered > CROWD
+
+
+async def send_in(house: House, client: Client, one: Example) -> None:
+    """Send in, by the API entry and by events, whoever comes so; when the audience is in already."""
+    operator = Operator(client, one.name)
+    named = [UserGiven(user_id=user, values={"n": n}) for user, (entry, n) in one.sent_in.items() if entry == "door"]
+    await operator.enter(EnterRequest(users=named))
+    joining = (
+        house.engine.event(user, "join", properties={"n": n}, client=client)
+        for user, (entry, n) in one.sent_in.items()
+        if entry == "begin"
+    )
+    await asyncio.gather(*joining)
+
+
+async def live(house: House, client: Client, one: Example, audience: People) -> None:
+    """Have each user do what he does while he waits, and the time pass for whom nothing comes, until all have left."""
+    skipper, ledger = TimeSkipper(client), house.stores.ledger
+    query = select(waits).where(waits.c.journey == one.name, waits.c.open == 1)
+    doing: dict[tuple[str, int], asyncio.Task[None]] = {}
+    skipping: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def wait(user: str, element: str) -> None:
+        _, script, passes = one.wait(audience, element, user)
+        for event, number in script:
+            await house.engine.event(user, event, properties={"n": number}, client=client)
+        if passes:
+            handle = client.get_workflow_handle(user_workflow_id(one.name, user))
+            async with skipping[user]:  # a later skip of the same run takes the place of one that is not over
+                await skipper.fast_forward(handle, UP_TO + timedelta(seconds=1))
+
+    while await asyncio.to_thread(ledger.inside, one.name):
+        for row in ledger.database.read(lambda connection: connection.execute(query).all()):
+            if (row.passage, row.step) not in doing:
+                doing[row.passage, row.step] = asyncio.create_task(wait(row.user_id, row.element))
+        await asyncio.sleep(0.05)
+    await asyncio.gather(*doing.values())
+
+
+async def test_everybody_waits_for_what_the_document_says(house: House) -> None:
+    """With waits, events and entries by events and by a client, too, each user goes as a plain interpreter says."""
+    audience = people(house, random.Random(1))
+    house.load("events", "event_id,user_id,event,at,n\ne0,nobody,did,2026-01-01T00:00:00Z,1\n")
+    client = await production(house)
+    loop, groups = asyncio.get_running_loop(), itertools.count()
+    passed = Counter[str]()
+
+    async def run(one: Example) -> None:
+        report = await house.engine.start(one.name, client=client)
+        wanted = sum((one.entry(audience, user) or ("",))[0] == "start" for user in audience.users)
+        await until(lambda: stats_of(house.stores, one.name).entered == wanted)
+        await send_in(house, client, one)
+        await asyncio.wait_for(live(house, client, one, audience), 60)
+        await Operator(client, one.name).finish(FinishRequest(inside="keep"))
+        stats = await house.engine.result(report, client=client)
+        assert (stats.inside, stats.state) == (0, "finished")
+        require_laws(stats)
+        require_walks(house, one, audience, stats)
+        for element, counted in stats.elements.items():
+            kind = one.document["elements"][element]["kind"]
+            passed.update({f"{kind}: {branch}": number for branch, number in counted.branches.items()})
+
+    @settings(max_examples=6, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(chance=st.randoms(use_true_random=False))
+    def on_any_journey(chance: random.Random) -> None:
+        one = example(chance, f"eventful-{next(groups)}", audience)
+        house.save(yaml.safe_dump(one.document, sort_keys=False))
+        asyncio.run_coroutine_threadsafe(run(one), loop).result(120)
+
+    async with run_workers(client, house.settings):
+        await asyncio.to_thread(on_any_journey)
+    ended_by_events = sum(passed[f"wait-for-trigger: {way}"] for way in ("one", "some", "both"))
+    assert ended_by_events > 0 < passed["wait-for-trigger: not_triggered"], passed
 
 
 @pytest.mark.parametrize("seed", [10])
