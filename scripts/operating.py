@@ -242,8 +242,8 @@ def archive(journey: str, undo: bool) -> None:
     with Engine.open() as engine:
         saved = engine.stores.catalogue.find("journey", journey)
         now = datetime.now(UTC)
-        state = asyncio.run(engine.stores.ledger.archive(journey, saved.version, saved.digest, now, undo=undo))
-    if state != ("finished" if undo else "archived"):
+        before, state = asyncio.run(engine.stores.ledger.archive(journey, saved.version, saved.digest, now, undo=undo))
+    if state == before and (undo or state != "archived"):
         raise RefusedError(f"the journey {journey!r} is {state}: it cannot be {'taken out' if undo else 'put away'}")
     if wants_json():
         print_json({"journey": journey, "state": state})

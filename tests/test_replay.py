@@ -17,7 +17,7 @@ from tests.test_budget import kind_of
 from workers.plugin import JourneysPlugin
 from workflows.contracts import ENGINE, JourneyInput, Outcome, Stats, UserJourneyInput, UserJourneyResult, Visit
 from workflows.graph import Route
-from workflows.journey import Journey
+from workflows.journey import NO_INPUT, Journey
 from workflows.user_journey import WORK, UserJourney
 
 HISTORIES = Path(__file__).parent / "histories"
@@ -168,7 +168,7 @@ class OpensSlowly(Journey):
     """The real life of a journey with one more timer after its opening."""
 
     @workflow.run
-    async def run(self, given: JourneyInput) -> Stats:
+    async def run(self, given: JourneyInput = NO_INPUT) -> Stats:
         return await super().run(given)
 
     async def _open(self, given: JourneyInput) -> None:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -17,18 +16,16 @@ from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
-from temporalio.testing import WorkflowEnvironment
 
 from activities.life import stats_of
 from activities.records.admissions import Arrival
 from activities.records.reports import explain, list_pushes
-from tests.house import DEVICES, SAMPLE_DOCUMENTS, USERS, House, events_of, open_house
+from tests.house import House, events_of
 from tests.worker_that_dies import until
 from workflows.contracts import (
     JOURNEYS_QUEUE,
     PUSH_QUEUE,
     USERS_QUEUE,
-    RemoveRequest,
     UserJourneyInput,
     UserJourneyResult,
     user_of_workflow,
@@ -150,7 +147,7 @@ async def test_a_direct_start_of_a_journey_that_never_ran(house: House) -> None:
 async def test_a_second_run_beside_an_open_passage(house: House) -> None:
     """Who is inside is refused as `already-inside`, even when his first run was thrown out for the second one."""
     async with open_door(house, "after_exit") as client:
-        await _until_at(client, "held", "hold")
+        await until_at(client, "held", "hold")
         second = await client.start_workflow(
             "UserJourney",
             UserJourneyInput(journey="door", user_id="held"),
@@ -166,7 +163,7 @@ async def test_a_second_run_beside_an_open_passage(house: House) -> None:
     assert stats.elements["hold"].left == {"terminated": 1}
 
 
-async def _until_at(client: Client, user: str, element: str, journey: str = "door") -> WorkflowHandle[Any, Any]:
+async def until_at(client: Client, user: str, element: str, journey: str = "door") -> WorkflowHandle[Any, Any]:
     """Wait until a user has arrived at an element; give his run."""
     handle = client.get_workflow_handle(user_workflow_id(journey, user))
     details = "not started"
@@ -292,7 +289,7 @@ async def test_an_entry_that_leads_to_an_exit(house: House) -> None:
 async def test_what_an_operator_can_ask_a_run(house: House) -> None:
     """`path` tells the way so far and why; the current details say where a run stands, and then the whole story."""
     async with open_door(house) as client:
-        run = await _until_at(client, "held", "hold")
+        run = await until_at(client, "held", "hold")
         split = {"element": "stays", "branch": "users_in_segment", "because": "in the segment built in place, users v1"}
         assert await run.query("path") == [split]
         way = "- **stays**: Users in a segment (in the segment built in place, users v1)"
@@ -325,7 +322,7 @@ async def test_strange_user_ids(house: House) -> None:
         """)
     async with house.serving(DECIDING) as client:
         report = await house.engine.start("strange", client=client)
-        await _until_at(client, "a/b", "hi", "strange")
+        await until_at(client, "a/b", "hi", "strange")
         for victim in ("'quoted'", "a%2Fb"):
             await client.get_workflow_handle(user_workflow_id("strange", victim)).terminate()
         async with house.serving((PUSH_QUEUE,)):
@@ -341,7 +338,7 @@ async def test_strange_user_ids(house: House) -> None:
 async def test_a_terminated_run_is_reconciled(house: House) -> None:
     """A run that an operator terminates closes its passage as `terminated`, where it stood, and the journey ends."""
     async with open_door(house) as client:
-        run = await _until_at(client, "held", "hold")
+        run = await until_at(client, "held", "hold")
         inside = stats_of(house.stores, "door")
         assert (inside.inside, inside.elements["hold"].inside) == (1, 1)
         await run.terminate("an operator")
@@ -352,73 +349,10 @@ async def test_a_terminated_run_is_reconciled(house: House) -> None:
     assert (passed.state, passed.reason, passed.exit) == ("left", "terminated", None)
 
 
-LONG = """\
-journey: long
-send_window: 3s
-entries:
-  start: {kind: audience-entry, audience: {segment: paying}, next: promo}
-elements:
-  promo: {kind: push, message: {title: Hello, body: b}, next: buyer}
-  buyer:
-    kind: condition-split
-    match: {event: purchase, count: {at_least: 1}}
-    branches: {users_in_segment: bought, all_other_users: out}
-  bought: {kind: exit}
-  out: {kind: exit}
-"""
-
-
-@pytest.fixture
-async def short_house(tmp_path: Path, temporal_program: str) -> AsyncIterator[House]:
-    """A house at a server that wants runs to continue as new from 30 events on."""
-    few = ("--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=30")
-    async with await WorkflowEnvironment.start_local(
-        dev_server_existing_path=temporal_program, dev_server_extra_args=few
-    ) as environment:
-        address = environment.client.service_client.config.target_host
-        with open_house(tmp_path / "home", address, "default") as found:
-            found.load("users", USERS)
-            found.load("devices", DEVICES)
-            found.load("events", "user_id,event,at\nu3,purchase,2026-01-01T00:00:00Z\n")
-            found.save(SAMPLE_DOCUMENTS)
-            found.save(LONG)
-            yield found
-
-
-async def test_a_run_that_continues_as_new_forgets_nothing_it_was_told(short_house: House) -> None:
-    """What a signal said while a long run was busy holds after it continued: who is removed leaves, a split sees."""
-    house = short_house
-    async with house.serving(DECIDING) as client:
-        await house.engine.start("long", client=client)
-        runs = {user: await _until_at(client, user, "promo", "long") for user in ("u1", "u4", "u6")}
-        for run in runs.values():
-            for _ in range(12):  # about three events each
-                await run.signal("resumed")
-                await run.query("path")
-        split = house.stores.catalogue.journey(house.stores.catalogue.find("journey", "long").digest)
-        match = split.document.elements["buyer"].match
-        await house.stores.memberships.membership(match, house.stores.segments.zone, datetime.now(UTC))
-        house.load("events", "user_id,event,at\nu4,purchase,2026-01-01T00:00:00Z\n")
-        await runs["u4"].signal("event")
-        await runs["u1"].signal("remove", RemoveRequest(reason="asked to"))
-        async with house.serving((PUSH_QUEUE,)):
-            results = {user: await asyncio.wait_for(run.result(), 20) for user, run in runs.items()}
-        way = [step["element"] for step in await runs["u4"].query("path")]
-        begun = [(await run.fetch_history()).events[0] for run in runs.values()]
-    assert {user: one.get("exit") or one["reason"] for user, one in results.items()} == {
-        "u1": "asked to",
-        "u4": "bought",
-        "u6": "out",
-    }
-    assert way == ["promo", "buyer"]
-    assert all(one.workflow_execution_started_event_attributes.continued_execution_run_id for one in begun)
-    assert {push.user_id for push in list_pushes(house.stores.ledger.database, journey="long").pushes} == {"u4", "u6"}
-
-
 async def test_who_was_admitted_and_never_started_is_not_left_behind(house: House) -> None:
     """A user whose run nobody started, since whoever admitted him died, is started by the journey that watches."""
     async with open_door(house) as client:
-        await _until_at(client, "held", "hold")
+        await until_at(client, "held", "hold")
         before = datetime.now(UTC) - timedelta(minutes=2)
         (admission,) = await house.stores.ledger.admit(Arrival("dead", "door", 1, "start", "never", before), ["u1"])
         await until(lambda: bool((found := house.stores.ledger.admission(admission.passage)) and found.left), 20)

@@ -187,7 +187,7 @@ class JourneyDocument(Document):
     goals: dict[ElementId, Goal] = Field(default_factory=dict)
     """What counts as a conversion, by name."""
     exit_when: Condition | None = None
-    """Users for whom this is true leave wherever they are, at the next element they reach or wake at."""
+    """Users for whom this is true leave wherever they are: at the next element, and from the middle of a wait."""
     entries: Annotated[dict[ElementId, Entry], Field(min_length=1)]
     """The ways in, by id; several are combined by "or"."""
     elements: Annotated[dict[ElementId, Element], Field(min_length=1)]

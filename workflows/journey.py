@@ -69,15 +69,21 @@ Answer = TypeVar("Answer", LifeReport, EnterReport, Revised)
 class Journey:
     """One journey's life. It ends when no entry can admit any more and nobody is inside."""
 
-    def __init__(self) -> None:
-        """Start with nothing opened."""
-        self._opened: OpenedJourney | None = None
-        self._launch = ""
+    @workflow.init
+    def __init__(self, given: JourneyInput = NO_INPUT) -> None:
+        """Start with nothing opened; or, continued as new, where the run before was.
+
+        Args:
+            given: What the run is started with. It is looked at here, since an update may come before the run begins.
+        """
+        place = given.place
+        self._opened: OpenedJourney | None = None if place is None else place.opened
+        self._launch = "" if place is None else place.launch
+        self._audience: int | None = None if place is None else place.audience
+        self._paused = place is not None and place.paused
+        self._finishing = place is not None and place.finishing
         self._stats: Stats | None = None
-        self._audience: int | None = None
         self._doing = "being opened"
-        self._paused = False
-        self._finishing = False
         self._entering: list[EnrolmentRequest] = []
         self._turn = asyncio.Lock()
         self._turns = 0
@@ -94,10 +100,6 @@ class Journey:
         """
         if given.place is None:
             await self._open(given)
-        else:
-            place = given.place
-            self._launch, self._opened, self._audience = place.launch, place.opened, place.audience
-            self._finishing, self._paused = place.finishing, place.paused
         while True:
             if self._entering:
                 requests, self._entering = self._entering, []

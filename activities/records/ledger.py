@@ -346,28 +346,33 @@ class Ledger(Admissions):
 
         return await self.database.write(work)
 
-    async def archive(self, journey: str, version: int, digest: str, at: datetime, *, undo: bool = False) -> str:
+    async def archive(
+        self, journey: str, version: int, digest: str, at: datetime, *, undo: bool = False
+    ) -> tuple[str, str]:
         """Put a journey away that does not run, or take it out again.
 
         Returns:
-            The state that it is in now; unchanged when it runs.
+            The state that it was in, and the one that it is in now: the same when it runs, or is not put away.
 
         Raises:
             StoreUnavailable: The ledger cannot be written.
         """
 
-        def work(connection: Connection) -> str:
+        def work(connection: Connection) -> tuple[str, str]:
             row = connection.execute(select(journeys).where(journeys.c.journey == journey)).first()
             state = "draft" if row is None else str(row.state)
             if state in ("running", "paused") or (undo and state != "archived"):
-                return state
+                return state, state
+            if undo and row is not None and not row.launch:
+                connection.execute(delete(journeys).where(journeys.c.journey == journey))
+                return state, "draft"  # it never ran
             wanted = "finished" if undo else "archived"
             values = {"state": wanted, "changed_at": instant(at)}
             made = self.database.insert(journeys).values(
                 journey=journey, version=version, digest=digest, launch="", epoch=0, **values
             )
             connection.execute(made.on_conflict_do_update(index_elements=["journey"], set_=values))
-            return wanted
+            return state, wanted
 
         return await self.database.write(work)
 
