@@ -16,6 +16,7 @@ from activities.records.rows import hits, pushes, taken, waits
 from tests.house import House, events_of
 from tests.test_events import RUNS, branches_of, connected, example, left, open_journeys, rows, titles
 from tests.worker_that_dies import other_process, until
+from workers.opening import open_stores
 from workflows.contracts import PUSH_QUEUE, USERS_QUEUE, EventGiven, user_workflow_id
 from workflows.documents import ConditionSplit
 
@@ -342,7 +343,7 @@ async def test_waits_for_segments(house: House) -> None:
 
 async def test_the_moment_at_which_time_ends_a_wait(house: House) -> None:
     """A wait ends at the very moment at which time alone changes the answer for its user, and looks at no other."""
-    bought = datetime.now(UTC) - timedelta(days=6, hours=19)
+    bought = datetime.now(UTC) - timedelta(days=1, hours=19)
     house.load("events", f"user_id,event,at\nu1,purchase,{bought:%Y-%m-%dT%H:%M:%SZ}\nu4,look,2026-01-01T00:00:00Z\n")
     lately = "{event: purchase, within_last: 7d}"
     save_wait(house, f"cold: {{not_in_segment: {lately}, next: came}}", up_to="30d")
@@ -351,7 +352,7 @@ async def test_the_moment_at_which_time_ends_a_wait(house: House) -> None:
         run = await begin(house, client)
         await begin(house, client, "u4")
         await left(house, "waiting", "u4")  # who never bought is out of the segment already
-        await skip(client, run, timedelta(hours=4, minutes=59))
+        await skip(client, run, timedelta(days=5, hours=4, minutes=59))
         assert branches_of(house, "waiting", "u1") == [[]]
         assert (await events_of(client, run.id)).count("timer_fired") == 0
         await skip(client, run, timedelta(minutes=2))
@@ -420,6 +421,37 @@ async def test_the_exit_condition_finds_whoever_waits(house: House) -> None:
         await left(house, "waiting", "u4")
     reasons = {user: explain(house.stores.ledger.database, "waiting", user).runs[0].reason for user in ("u1", "u4")}
     assert reasons == {"u1": None, "u4": "exit-criteria"}
+
+
+async def test_who_waits_by_an_old_answer_is_noticed(house: House) -> None:
+    """Whoever begins to wait by an answer that is a moment old is found by the next look, whatever changed."""
+    house.save("""\
+        journey: waiting
+        entries: {start: {kind: audience-entry, audience: {everyone: true}, next: wait}}
+        elements:
+          wait:
+            kind: wait-for-trigger
+            up_to: 30d
+            branches: {freed: {not_in_segment: {segment: paying}, next: done}, not_triggered: done}
+          done: {kind: exit}
+        """)
+    await open_journeys(house, "waiting")
+    with open_stores(house.settings) as others:  # another worker's, who watches the journey
+        notices = Notices(others)
+        async with house.serving(RUNS) as client:
+            await house.start_user(client, "waiting", "u1")
+            await until(lambda: len(rows(house, waits)) == 1)
+            house.load("users", "user_id,plan\nu4,free\n")
+            assert await notices.look(client, "waiting") == 0
+            await house.start_user(client, "waiting", "u4")
+            await until(lambda: len(rows(house, waits)) == 2)
+            await asyncio.sleep(0.3)
+            assert branches_of(house, "waiting", "u4") == [[]], "this worker's answer is of before the import"
+            assert await notices.look(client, "waiting") == 0, "two looks at once are one"
+            notices._looked.clear()
+            assert await notices.look(client, "waiting") == 1
+            await left(house, "waiting", "u4")
+    assert branches_of(house, "waiting", "u1") == [[]]
 
 
 async def test_a_running_journey_notices(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection
@@ -27,8 +27,6 @@ from workflows.scalars import duration
 
 PASSED_AT_ONCE = ("condition-split", "split-test", "reachability-check", "update-user")
 """Kinds of elements that hold nobody and tell the user nothing: what he does while passing them still counts."""
-LONGEST_LOOK = timedelta(hours=6)
-"""When a wait for a segment looks again in any case: whoever notices changes of tables for it may be gone."""
 
 
 class WaitForTriggerActivities:
@@ -75,7 +73,8 @@ class WaitForTriggerActivities:
             return await self._decide(case, hit.branch, _said(element, hit), hit, evidence)
         if over:
             return await self._decide(case, NOT_TRIGGERED, f"nothing came until {wait.deadline:%Y-%m-%d %H:%M:%S} UTC")
-        return Stay(self._again(case, wait, known, turns_at))
+        # What an import or an update changes, whoever watches the journey notices for all who wait.
+        return Stay(wait.deadline if turns_at is None else min(wait.deadline, turns_at))
 
     async def _begun(self, case: Case[WaitForTrigger]) -> Wait:
         """Begin: before the events are looked at, so that whatever comes from now on finds the wait."""
@@ -143,14 +142,6 @@ class WaitForTriggerActivities:
                 found.append(Hit(branch, 0, "", instant(visit.now), {}))
                 evidence[branch] = Evidence(tables, as_of)
         return found, evidence, min(turns, default=None)
-
-    def _again(self, case: Case[WaitForTrigger], wait: Wait, known: list[Hit], turns_at: datetime | None) -> datetime:
-        """Tell when the run asks again: at the deadline, or earlier where a segment is watched."""
-        there = {hit.branch for hit in known}
-        if all(branch in there for branch, _, _ in watched(case.element)):
-            return wait.deadline
-        latest = min(wait.deadline, case.visit.now + LONGEST_LOOK)
-        return latest if turns_at is None else min(latest, turns_at)
 
     async def _decide(
         self,

@@ -68,6 +68,10 @@ class Ids(Sequence[bytes]):
         place = bisect_left(self, sought)
         return place < len(self) and self[place] == sought
 
+    def same_as(self, other: Ids) -> bool:
+        """Tell whether the same users are among them."""
+        return self is other or (self._bytes == other._bytes and self._ends == other._ends)
+
     @property
     def size_bytes(self) -> int:
         """Memory held."""
