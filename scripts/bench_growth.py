@@ -26,6 +26,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.documents.reading import read_text
 from activities.documents.saving import save_documents
 from activities.enrolment import EnrolmentActivities
+from activities.noticing import Notices
 from activities.records.admissions import Arrival
 from workers.opening import open_stores
 from workers.settings import Settings
@@ -129,7 +130,7 @@ async def paging(home: Path, users: int) -> dict[str, Any]:
         request = EnrolmentRequest(
             enrolment="bench", journey="paged", version=saved.version, digest=saved.digest, entry="start", now=now
         )
-        activities = EnrolmentActivities(stores)
+        activities = EnrolmentActivities(stores, Notices(stores))
         began = time.perf_counter()
         audience = await ActivityEnvironment().run(activities.evaluate_audience, request)
         evaluated = time.perf_counter()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from activities.elements.split_test import variant_of
+from activities.life import stats_of
 from activities.records.reports import ExplainedRun, explain
 from activities.records.rows import steps, waits
 from tests.house import House
@@ -20,6 +21,7 @@ from workflows.documents import SplitTest
 SHOP = """\
 journey: shop
 reentry: {key: entry.order}
+goals: {bought: {trigger: {event: paid, where: {property: order, is: {entry: order}}}, within: 30d}}
 entries: {start: {kind: trigger-entry, trigger: {event: ordered}, next: wait}}
 elements:
   wait:
@@ -89,6 +91,7 @@ async def test_a_keyed_run_follows_its_own_events(house: House) -> None:
     assert (due.date(), due.hour, due.minute) == (day - timedelta(days=1), 9, 0)
     assert timedelta() <= begins - starts < timedelta(minutes=1)
     assert run_for(house, "B").reason == "unreadable-date"
+    assert stats_of(house.stores, "shop").goals["bought"].converted == 2
 
 
 @pytest.mark.parametrize("assign", ["stable", "anew"])
