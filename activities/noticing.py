@@ -66,8 +66,8 @@ class Notices:
         self._stores = stores
         self._looked: dict[str, float] = {}
         self._told: dict[tuple[str, int], float] = {}
-        self._answers: dict[str, tuple[float, _True]] = {}
-        """When the answers for a journey were other ones last, and what they are."""
+        self._answers: dict[str, tuple[float, dict[tuple[str, Condition], bytes]]] = {}
+        """When the answers for a journey were other ones last, and the fingerprints of what they are."""
         self._whole: dict[str, float] = {}
         """When the last look began that came to an end."""
         self._behind: dict[str, tuple[str, str]] = {}
@@ -88,7 +88,7 @@ class Notices:
             StoreUnavailable: Tables or ledger cannot be reached. Temporal retries.
         """
         began = time.monotonic()
-        if began < self._looked.get(journey, began - LOOK_SECONDS) + LOOK_SECONDS:
+        if began < self._looked.get(journey, float("-inf")) + LOOK_SECONDS:
             return 0
         self._looked[journey] = began
         self._told = {one: at for one, at in self._told.items() if at > began - AGAIN_SECONDS}
@@ -117,10 +117,11 @@ class Notices:
         Who begins to wait may have asked with an answer as old as the freshness allows: so the whole look has to be
         later than the last change by that.
         """
+        answers = {key: ids.fingerprint for key, ids in true.items()}
         changed_at, before = self._answers.get(journey, (now, {}))
-        if true.keys() != before.keys() or not all(ids.same_as(before[key]) for key, ids in true.items()):
+        if answers != before:
             changed_at = now
-        self._answers[journey] = (changed_at, true)
+        self._answers[journey] = (changed_at, answers)
         freshness = self._stores.memberships.freshness.total_seconds()
         return self._whole.get(journey, changed_at) > changed_at + freshness
 
