@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     """How old a split's membership may be for what others changed; 0 for exact at arrival."""
     membership_megabytes: int = Field(default=512, ge=1)
     """Most memory that memberships may hold; the least recently used leaves first."""
+    profile_megabytes: int = Field(default=256, ge=0)
+    """Largest table of users or devices whose rows a worker keeps in memory while it is asked for many; larger ones are
+    scanned."""
     push_provider: str = "outbox"
     """Provider of devices that name none: `outbox`, or one that is set up below."""
     push_patience_seconds: float = Field(default=3_600, gt=0)

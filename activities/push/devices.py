@@ -17,6 +17,7 @@ import polars as pl
 from activities.push.claims import Claims
 from activities.segments.predicates import device_predicate
 from activities.tables.delta import Tables
+from activities.tables.kept import KeptRows
 from activities.tables.schema import kind_of
 from activities.tables.stored import DEAD_ADDRESS, DEAD_SINCE
 from workflows.conditions import Condition
@@ -134,10 +135,12 @@ class Profiles:
         tables: The audience tables.
         default_provider: The provider of devices that name none.
         claims: Knows the addresses that providers called dead.
+        kept_bytes: Largest table whose rows are kept in memory while they are asked for.
     """
 
-    def __init__(self, tables: Tables, default_provider: str, claims: Claims) -> None:
-        self._tables = tables
+    def __init__(self, tables: Tables, default_provider: str, claims: Claims, kept_bytes: int = 0) -> None:
+        self._users = KeptRows(tables, "users", kept_bytes, required=True)
+        self._devices = KeptRows(tables, "devices", kept_bytes, lambda found: reachable(found, default_provider))
         self._claims = claims
         self.default_provider = default_provider
         self._waiting: dict[_Question, asyncio.Future[Profile]] = {}
@@ -213,7 +216,7 @@ class Profiles:
         now: datetime,
         versions: Versions | None = None,
     ) -> dict[str, Profile]:
-        """Read some users and their reachable devices by one scan of each table. Blocking.
+        """Read some users and their reachable devices, by one scan of each table at most. Blocking.
 
         Args:
             user_ids: The users.
@@ -228,18 +231,14 @@ class Profiles:
         Raises:
             StoreUnavailable: The tables cannot be reached.
         """
-        if versions is None:
-            self._tables.require("users")
-        wanted, at = pl.col("user_id").is_in(user_ids), versions or {}
-        users = self._tables.collect(self._tables.scan("users", at.get("users")).filter(wanted))
-        stored = reachable(self._tables.scan("devices", at.get("devices")).filter(wanted), self.default_provider).sort(
-            "device_id"
-        )
+        at = versions or {}
+        users = self._users.of(user_ids, at.get("users"))
+        rows = self._devices.of(user_ids, at.get("devices"))
         meant = pl.lit(True)
         if devices is not None:
-            kinds = {name: kind_of(dtype) for name, dtype in stored.collect_schema().items()}
+            kinds = {name: kind_of(dtype) for name, dtype in rows.schema.items()}
             meant = device_predicate(devices, kinds, as_of=now, zone=zone)
-        rows = self._tables.collect(stored.with_columns(meant.alias(MEANT)))
+        rows = rows.with_columns(meant.alias(MEANT))
         dead = self._claims.dead(rows.get_column("device_id").to_list()) if rows.height else {}
         owned: dict[str, list[tuple[bool, Mapping[str, Any]]]] = {}
         for row in rows.iter_rows(named=True):

@@ -126,16 +126,19 @@ class StoredTables:
                 self._seen.add(name)
             return newest.version()
 
-    def require(self, name: TableName) -> None:
-        """Refuse to go on without a table. Call it before a decision about users who are known to exist.
+    def require(self, name: TableName) -> int:
+        """Give the newest version of one table, and refuse to go on without it.
+
+        Call it before a decision about users who are known to exist.
 
         A process that starts while a disk is not mounted has never seen the table, and -1 would read as nobody.
 
         Raises:
             StoreUnavailable: The store cannot be reached, or the table is not there. Retried by Temporal.
         """
-        if self.version(name) < 0:
+        if (version := self.version(name)) < 0:
             raise self._gone(name)
+        return version
 
     def scan(self, name: TableName, version: int | None = None) -> pl.LazyFrame:
         """Read a table lazily, for ever at the same version.
