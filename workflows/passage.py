@@ -145,8 +145,6 @@ class Visit(Lean):
     """The workflow's clock, UTC: the instant that the decision is about."""
     until: datetime | None = None
     """What the element answered before to the same visit, UTC; null at its first ask."""
-    since: datetime | None = None
-    """When the element before was visited, UTC: events from then on count for a wait; null: since `now`."""
     seen: datetime | None = None
     """When the run last learned of an event or update, UTC: no older answer may serve it."""
     woken: bool = False

@@ -132,7 +132,6 @@ class UserJourney:
             left, element, step, until = None, given.place.element, given.place.step - 1, given.place.until
             self._woken, self._leaving = self._woken or given.place.woken, self._leaving or given.place.leave
             self._path = list(given.place.path)
-        since: datetime | None = None
         while left is None:
             step += 1
             if info.is_continue_as_new_suggested() and not self._events:
@@ -148,7 +147,6 @@ class UserJourney:
                 key=given.key,
                 now=workflow.now(),
                 until=until,
-                since=since if given.routes[element].kind == "wait-for-trigger" else None,
                 seen=self._seen,
                 woken=self._woken,
             )
@@ -161,7 +159,7 @@ class UserJourney:
                 element = given.routes[element].to[outcome.branch]
             if outcome.learned:
                 self._seen = workflow.now()
-            left, since, until = outcome.left, visit.now, None
+            left, until = outcome.left, None
         self._tell(f"Left by **{left.exit}**." if left.exit else f"Left early: **{left.reason}**.")
         return UserJourneyResult(admitted=True, reason=left.reason, exit=left.exit)
 
