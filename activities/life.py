@@ -15,11 +15,12 @@ from activities.documents.saving import save_definition
 from activities.faults import as_failures
 from activities.noticing import Notices
 from activities.records.catalogue import Saved
+from activities.records.rows import instant
 from activities.records.statistics import count as count_stats
 from activities.records.statistics import everybody_inside
 from activities.starting import Starter, Way
 from activities.stores import Stores
-from activities.waking import wake_held
+from activities.waking import PAGE, wake_held
 from workflows.contracts import (
     JourneyRequest,
     Leave,
@@ -34,9 +35,16 @@ from workflows.contracts import (
 from workflows.documents import AudienceEntry, JourneyDocument
 from workflows.errors import RefusedError, StillInside
 
-POLL_SECONDS = 0.1
+POLL_SECONDS, POLL_GROWTH, LONGEST_POLL_SECONDS = 0.1, 1.3, 1.0
+"""How soon it is asked again whether anybody is inside: first, each time later by this factor, and at most."""
 LOOK_SECONDS = 3.0
 """How long one attempt watches before it leaves the asking to the server's retries."""
+
+ALL_ENDINGS = timedelta(hours=1)
+"""How often all runs that did not end well are looked at; between that only those that have ended since."""
+ENDINGS_OVERLAP = timedelta(minutes=5)
+"""How much of the time before the last look is looked at again: clocks differ, and the server's visibility and the
+record of a start come late."""
 
 LEFT_BEHIND = timedelta(seconds=60)
 """How long ago somebody was admitted whose run was not started, for whoever admitted him to be taken for dead."""
@@ -60,6 +68,7 @@ class LifeActivities:
 
     def __init__(self, stores: Stores, notices: Notices) -> None:
         self._stores, self._notices = stores, notices
+        self._endings = Endings(stores)
 
     @activity.defn(name="open-journey")
     @as_failures
@@ -121,17 +130,23 @@ class LifeActivities:
             ApplicationError: Somebody is still inside, or a store cannot be reached: Temporal asks again later, which
                 costs no history event.
         """
-        await reconcile(activity.client(), self._stores, request.journey)
-        await start_left_behind(activity.client(), self._stores, request.journey)
+        await self._look_after(request.journey)
         await self._notices.look(activity.client(), request.journey)
-        until = time.monotonic() + LOOK_SECONDS
+        ledger, until, pause = self._stores.ledger, time.monotonic() + LOOK_SECONDS, POLL_SECONDS
         if request.admits:
             raise StillInside(f"{request.journey!r} admits users: this watch goes on until it does not")
-        while inside := await asyncio.to_thread(self._stores.ledger.inside, request.journey):
+        while await asyncio.to_thread(ledger.is_anybody_inside, request.journey):
             if time.monotonic() >= until or activity.is_worker_shutdown():  # a worker that stops waits for nobody
+                inside = await asyncio.to_thread(ledger.inside, request.journey)
                 raise StillInside(f"{inside} users are inside {request.journey!r}")
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(pause)
+            pause = min(pause * POLL_GROWTH, LONGEST_POLL_SECONDS)
         return await self._count(request)
+
+    async def _look_after(self, journey: str) -> None:
+        """See to those who would stay inside for ever: whose run is over, and whose run was never started."""
+        await self._endings.reconcile(activity.client(), journey)
+        await start_left_behind(activity.client(), self._stores, journey)
 
     @activity.defn(name="close-journey")
     @as_failures
@@ -150,6 +165,7 @@ class LifeActivities:
         """
         inside = await self._stores.ledger.finish_journey(request.journey, request.launch, request.now, when_empty=True)
         if inside:
+            await self._look_after(request.journey)
             raise StillInside(f"{inside} users have come into {request.journey!r} in the last moment")
         return await self._count(request)
 
@@ -236,28 +252,50 @@ def places_of(stores: Stores, journey: str) -> dict[str, int]:
     return dict(sorted(Counter(one.whereabouts.element_in(versions[one.version]) for one in inside).items()))
 
 
-async def reconcile(client: Client, stores: Stores, journey: str) -> int:
-    """Close the passages whose runs were terminated, failed, cancelled or timed out.
+class Endings:
+    """Closes passages whose runs did not end well. It remembers its looks, so that each is at what is new.
 
     Args:
-        client: Reaches the server.
         stores: The ledger.
-        journey: The journey.
-
-    Returns:
-        How many passages were closed, each with that reason.
     """
-    endings = ", ".join(f"'{name}'" for name in ("Terminated", "Failed", "Canceled", "TimedOut"))
-    prefix = user_workflow_id(journey, "")
-    query = f"WorkflowId STARTS_WITH '{prefix}' AND ExecutionStatus IN ({endings})"
-    closed = 0
-    page: dict[str, WorkflowExecution] = {}
-    async for run in client.list_workflows(query, page_size=500):
-        page[run.id] = run
-        if len(page) >= 500:
-            closed += await _close(client, stores, journey, page)
-            page = {}
-    return closed + await _close(client, stores, journey, page)
+
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
+        self._looked: dict[str, tuple[datetime, datetime]] = {}
+
+    async def reconcile(self, client: Client, journey: str) -> int:
+        """Close the passages whose runs were terminated, failed, cancelled or timed out.
+
+        Args:
+            client: Reaches the server.
+            journey: The journey.
+
+        Returns:
+            How many passages were closed, each with that reason.
+
+        Raises:
+            RPCError: The server cannot be reached. Asked again, it looks at the same runs.
+            StoreUnavailable: The ledger cannot be used. The same holds.
+        """
+        now = datetime.now(UTC)
+        everything, last = self._looked.get(journey, (None, None))
+        endings = ", ".join(f"'{name}'" for name in ("Terminated", "Failed", "Canceled", "TimedOut"))
+        prefix = user_workflow_id(journey, "")
+        query = f"WorkflowId STARTS_WITH '{prefix}' AND ExecutionStatus IN ({endings})"
+        if everything is None or last is None or now - everything > ALL_ENDINGS:
+            everything = now
+        else:
+            query += f" AND CloseTime >= '{instant(last - ENDINGS_OVERLAP)}'"
+        closed = 0
+        page: dict[str, WorkflowExecution] = {}
+        async for run in client.list_workflows(query, page_size=PAGE):
+            page[run.id] = run
+            if len(page) >= PAGE:
+                closed += await _close(client, self._stores, journey, page)
+                page = {}
+        closed += await _close(client, self._stores, journey, page)
+        self._looked[journey] = everything, now
+        return closed
 
 
 async def start_left_behind(client: Client, stores: Stores, journey: str) -> int:
@@ -296,6 +334,8 @@ async def start_left_behind(client: Client, stores: Stores, journey: str) -> int
 
 async def _close(client: Client, stores: Stores, journey: str, page: dict[str, WorkflowExecution]) -> int:
     """Close the open passages among some workflow ids whose newest run is over."""
+    if not page:
+        return 0
     named = await asyncio.to_thread(stores.ids.users, [user_of_workflow(workflow_id)[0] for workflow_id in page])
     passages = await asyncio.to_thread(stores.ledger.open_passages, journey, list(named.values()))
     leaving: dict[str, Leave] = {}

@@ -16,7 +16,7 @@ import pytest
 from pydantic import SecretStr
 from temporalio.client import Client, WorkflowFailureError
 
-from activities.life import reconcile
+from activities.life import Endings
 from activities.records.pseudonyms import Pseudonyms, pseudonyms
 from tests.commands import Commands
 from tests.house import SAMPLE_DOCUMENTS, House, open_house
@@ -178,7 +178,7 @@ async def test_terminated_runs_are_found_in_the_ledger(hidden: House, begun_befo
     closed = 0
     while not closed:  # what lists runs learns of the end a little later
         await asyncio.sleep(0.05)
-        closed = await reconcile(client, hidden.stores, "hello")
+        closed = await Endings(hidden.stores).reconcile(client, "hello")
     assert (closed, hidden.stores.ledger.inside("hello")) == (1, 0)
 
 

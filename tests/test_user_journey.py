@@ -13,19 +13,33 @@ import pytest
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import (
+    Client,
+    Interceptor,
+    ListWorkflowsInput,
+    OutboundInterceptor,
+    WorkflowExecutionAsyncIterator,
+    WorkflowExecutionStatus,
+    WorkflowHandle,
+)
 from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
+from temporalio.testing import ActivityEnvironment
 
-from activities.life import stats_of
+from activities import life
+from activities.life import Endings, LifeActivities, stats_of
+from activities.noticing import Notices
 from activities.records.admissions import Arrival
 from activities.records.reports import explain, list_pushes
 from tests.house import House, events_of
 from tests.worker_that_dies import until
+from workers.connecting import create_search_attributes
 from workflows.contracts import (
     JOURNEYS_QUEUE,
     PUSH_QUEUE,
     USERS_QUEUE,
+    JourneyRequest,
     UserJourneyInput,
     UserJourneyResult,
     user_of_workflow,
@@ -34,6 +48,8 @@ from workflows.contracts import (
 
 DECIDING = (JOURNEYS_QUEUE, USERS_QUEUE)
 """Without the queue of pushes, whoever is to be pushed stays inside, and with him the journey stays running."""
+
+RUNNING = WorkflowExecutionStatus.RUNNING
 
 COMPLETED = "workflow_task_completed_event_attributes"
 
@@ -357,3 +373,63 @@ async def test_who_was_admitted_and_never_started_is_not_left_behind(house: Hous
         (admission,) = await house.stores.ledger.admit(Arrival("dead", "door", 1, "start", "never", before), ["u1"])
         await until(lambda: bool((found := house.stores.ledger.admission(admission.passage)) and found.left), 20)
         assert (await client.get_workflow_handle(user_workflow_id("door", "u1")).result())["exit"] == "out"
+
+
+async def test_a_journey_that_closes_starts_whoever_was_left_behind(house: House) -> None:
+    """Somebody admitted in the last moment, whose start was lost, keeps no journey open for ever: he is started."""
+    load_door(house, "never")
+    client = await house.client()
+    await create_search_attributes(client)
+    saved, now = house.stores.catalogue.find("journey", "door"), datetime.now(UTC)
+    await house.stores.ledger.open_journey("door", saved.version, saved.digest, "one", now)
+    where = Arrival("dead", "door", 1, "start", "never", now - timedelta(minutes=2))
+    (admission,) = await house.stores.ledger.admit(where, ["u1"])
+    closing = JourneyRequest(journey="door", version=1, launch="one", now=now)
+    with pytest.raises(ApplicationError, match="1 users have come into 'door'"):
+        await ActivityEnvironment(client=client).run(LifeActivities(house.stores, Notices(house.stores)).close_journey, closing)
+    found = house.stores.ledger.admission(admission.passage)
+    assert found is not None
+    assert found.started
+    assert (await client.get_workflow_handle(user_workflow_id("door", "u1")).describe()).status is RUNNING
+
+
+class Listing(Interceptor):
+    """Remembers how many runs each list gave."""
+
+    def __init__(self) -> None:
+        self.given: list[int] = []
+
+    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
+        given = self.given
+
+        class Counting(OutboundInterceptor):
+            def list_workflows(self, input: ListWorkflowsInput) -> WorkflowExecutionAsyncIterator:
+                found = super().list_workflows(input)
+                fetch = found.fetch_next_page
+
+                async def counted(**options: Any) -> None:
+                    await fetch(**options)
+                    given.append(len(found.current_page or ()))
+
+                found.fetch_next_page = counted  # type: ignore[method-assign]
+                return found
+
+        return Counting(next)
+
+
+async def test_a_look_at_runs_that_ended_is_at_what_is_new(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look for runs that did not end well lists those that ended since the last one, and closes their passages."""
+    monkeypatch.setattr(life, "ENDINGS_OVERLAP", timedelta(0))
+    listing, ledger = Listing(), house.stores.ledger
+    client = await Client.connect(house.address, namespace=house.namespace, interceptors=[listing])
+    endings = Endings(house.stores)
+    for number, user in enumerate(("u1", "u2", "u3")):
+        (admission,) = await ledger.admit(Arrival("e", "door", 1, "start", "never", datetime.now(UTC)), [user])
+        given, name = {"journey": "door", "user_id": user}, user_workflow_id("door", user)
+        run = await client.start_workflow("UserJourney", given, id=name, task_queue="nobody")
+        await ledger.started([admission.passage])
+        await run.terminate()
+        async with asyncio.timeout(20):
+            while not await endings.reconcile(client, "door"):  # what lists runs learns of the end a little later
+                await asyncio.sleep(0.05)
+        assert (ledger.inside("door"), listing.given[-1]) == (0, 1), number

@@ -382,6 +382,11 @@ class Ledger(Admissions):
             lambda connection: connection.execute(select(journeys).where(journeys.c.journey == journey)).first()
         )
 
+    def is_anybody_inside(self, journey: str) -> bool:
+        """Tell whether anybody is inside a journey, whose number may be great. Blocking."""
+        query = select(passages.c.passage).where(passages.c.journey == journey, passages.c.closed_at.is_(None)).limit(1)
+        return self.database.read(lambda connection: connection.execute(query).first()) is not None
+
     def inside(self, journey: str, version: int = 0) -> int:
         """Count the users inside a journey; in all versions when the version is 0."""
         query = select(func.count()).where(passages.c.journey == journey, passages.c.closed_at.is_(None))
