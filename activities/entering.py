@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
+from sqlalchemy import Row
 from temporalio import activity
 
 from activities.entry import EVERYONE
@@ -48,39 +50,50 @@ class EnteringActivities:
                 cannot be reached, which it does.
         """
         given, stores = request.enter or EnterRequest(users=[]), self._stores
-        life = await asyncio.to_thread(stores.ledger.life, request.journey)
+        first = await asyncio.to_thread(stores.ledger.life, request.journey)
         # Tried again, it starts whom it has admitted, whatever turn the journey has taken since.
-        if life is None or (life.state != "running" and activity.info().attempt == 1):
+        if first is None or (first.state != "running" and activity.info().attempt == 1):
             raise RefusedError(
-                f"the journey {request.journey!r} is {life.state if life else 'not started'}: nobody enters"
+                f"the journey {request.journey!r} is {first.state if first else 'not started'}: nobody enters"
             )
-        saved = stores.catalogue.journey(life.digest)
-        entry = _api_entry(saved, given.entry)
         asked = stores.memberships.membership(EVERYONE, "UTC", request.now, seen=request.now)
         known = (await at_hand(asked)).ids
         entered: list[str] = []
         refused: dict[str, str] = {}
 
         async def one(user: UserGiven, place: int) -> None:
-            arrival = self._arrival(request, saved, life.version, entry, user, f"{given.request}/{place}")
-            reason = _key_reason(saved, arrival.key, user) or ("" if known.holds(user.user_id) else "unknown-user")
-            passage = uuid5(NAMESPACE_URL, arrival.enrolment).hex
-            if reason:
-                reason = await stores.ledger.refuse(arrival, user.user_id, passage, reason)
-            admission = (
-                Admission(passage, user.user_id, refused=reason)
-                if reason
-                else (await stores.ledger.admit(arrival, [user.user_id], passage))[0]
-            )
+            life = first
+            while (found := await self._admitted(request, life, user, place, known.holds(user.user_id))) is None:
+                # Another version has taken over in this moment: he enters that one.
+                now = await asyncio.to_thread(stores.ledger.life, request.journey)
+                life = now or life
+            way, admission = found
             if admission.refused:
                 refused[user.user_id] = admission.refused
                 return
             if not admission.started:
-                await self._starter.start(activity.client(), Way(saved, life.version, entry, arrival.key), admission)
-            entered.append(stores.ids.workflow_id(request.journey, user.user_id, arrival.key))
+                await self._starter.start(activity.client(), way, admission)
+            entered.append(stores.ids.workflow_id(request.journey, user.user_id, way.key))
 
+        _api_entry(stores.catalogue.journey(first.digest), given.entry)
         await asyncio.gather(*(one(user, place) for place, user in enumerate(given.users)))
         return EnterReport(entered=sorted(entered), refused=dict(sorted(refused.items())))
+
+    async def _admitted(
+        self, request: LifeRequest, life: Row[Any], user: UserGiven, place: int, known: bool
+    ) -> tuple[Way, Admission] | None:
+        """Admit one user in a version, or say why not; None when another version has taken over meanwhile."""
+        given, ledger = request.enter or EnterRequest(users=[]), self._stores.ledger
+        saved = self._stores.catalogue.journey(life.digest)
+        entry = _api_entry(saved, given.entry)
+        arrival = self._arrival(request, saved, life.version, entry, user, f"{given.request}/{place}")
+        way, passage = Way(saved, life.version, entry, arrival.key), uuid5(NAMESPACE_URL, arrival.enrolment).hex
+        reason = _key_reason(saved, arrival.key, user) or ("" if known else "unknown-user")
+        if reason:
+            reason = await ledger.refuse(arrival, user.user_id, passage, reason)
+            return way, Admission(passage, user.user_id, refused=reason)
+        admissions = await ledger.admit(arrival, [user.user_id], passage)
+        return (way, admissions[0]) if admissions else None
 
     def _arrival(
         self, request: LifeRequest, saved: SavedJourney, version: int, entry: str, user: UserGiven, name: str

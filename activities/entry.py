@@ -78,9 +78,16 @@ class EntryActivities:
         Returns:
             The passage in the version that runs, or why there is none.
         """
-        stores, ledger = self._stores, self._stores.ledger
+        ledger = self._stores.ledger
         if (admitted := await asyncio.to_thread(ledger.admission, request.passage)) is not None:
             return admitted
+        while (admission := await self._admit_now(request)) is None:
+            pass  # another version has taken over in this moment: he enters that one
+        return admission
+
+    async def _admit_now(self, request: EntryRequest) -> Admission | None:
+        """Admit a user in the version that runs; None when another one has taken over meanwhile."""
+        stores, ledger = self._stores, self._stores.ledger
         life = await asyncio.to_thread(ledger.life, request.journey)
         if life is None:
             raise NotFoundError(
@@ -110,7 +117,8 @@ class EntryActivities:
         if reason:
             reason = await ledger.refuse(arrival, request.user_id, request.passage, reason)
             return Admission(request.passage, request.user_id, refused=reason)
-        return (await ledger.admit(arrival, [request.user_id], request.passage))[0]
+        admissions = await ledger.admit(arrival, [request.user_id], request.passage)
+        return admissions[0] if admissions else None
 
     def _require_id(self, request: EntryRequest) -> None:
         """Refuse a run under another id than the user's: only that id keeps two runs of one user apart."""

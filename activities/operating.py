@@ -130,7 +130,7 @@ class OperatingActivities:
         given = request.take_out
         if given is None:
             raise RefusedError("nobody is named: give {user_id: ...}")
-        meant = await self._inside(request.journey, given.user_id, given.key)
+        meant = await self._inside(request, given.user_id, given.key)
         ended = await self._end(request, meant, given.reason)
         return await self._report(request, None, signalled=ended)
 
@@ -159,7 +159,7 @@ class OperatingActivities:
             raise RefusedError(
                 f"{request.journey!r} has no element {given.element!r}; it has: {', '.join(routes)}", code="no-element"
             )
-        meant = await self._inside(request.journey, given.user_id, given.key)
+        meant = await self._inside(request, given.user_id, given.key)
         for one in meant:
             await stores.ledger.send(one.passage, given.element)
         await signal_runs(
@@ -167,11 +167,14 @@ class OperatingActivities:
         )
         return await self._report(request, None, signalled=len(meant))
 
-    async def _inside(self, journey: str, user_id: str, key: str | None) -> list[Inside]:
-        """Find a user's passages; refuse where there is none."""
-        runs = await asyncio.to_thread(everybody_inside, self._stores.ledger.database, journey, user_id)
+    async def _inside(self, request: LifeRequest, user_id: str, key: str | None) -> list[Inside]:
+        """Find a user's passages; refuse where there is none, and none has ended since this was asked for."""
+        journey, ledger = request.journey, self._stores.ledger
+        runs = await asyncio.to_thread(everybody_inside, ledger.database, journey, user_id)
         meant = [one for one in runs if key in (None, one.key)]
-        if not meant and activity.info().attempt == 1:
+        # An attempt before this one may have ended it, or sent the user where he left.
+        ended = [] if meant else await asyncio.to_thread(ledger.ended_since, journey, request.now, user_id)
+        if not meant and not any(key in (None, one.key) for one in ended):
             keyed = f" with the key {key!r}" if key is not None else ""
             raise RefusedError(f"the user {user_id!r}{keyed} is not inside {journey!r}", code="not-inside")
         return meant
@@ -279,16 +282,29 @@ class OperatingActivities:
         return 0 if epoch is None else await wake_held(activity.client(), self._stores, request.journey, epoch)
 
     async def _end(self, request: LifeRequest, inside: list[Inside], reason: str) -> int:
-        """Close passages, and tell their runs."""
+        """Close passages, and tell their runs; also those that an attempt before this one closed, and did not tell."""
+        untold = await self._untold(request, reason) if activity.info().attempt > 1 else []
+        for begin in range(0, len(untold), PAGE):
+            await self._tell_to_leave(request.journey, untold[begin : begin + PAGE], reason)
         for begin in range(0, len(inside), PAGE):
             page = inside[begin : begin + PAGE]
             left = Leave(exit="", reason=reason)
             await self._stores.ledger.close({one.passage: left for one in page}, request.now)
-            who = [(one.user_id, one.key) for one in page]
-            await signal_runs(
-                activity.client(), self._stores.ids, request.journey, who, "remove", RemoveRequest(reason=reason)
-            )
-        return len(inside)
+            await self._tell_to_leave(request.journey, [(one.user_id, one.key) for one in page], reason)
+        return len(untold) + len(inside)
+
+    async def _untold(self, request: LifeRequest, reason: str) -> list[tuple[str, str]]:
+        """List whom an attempt before this one took out, unless he has come back: his new run has the same id."""
+        ledger, journey = self._stores.ledger, request.journey
+        closed = await asyncio.to_thread(ledger.ended_since, journey, request.now)
+        who = {(one.user_id, one.key) for one in closed if one.left == Leave(exit="", reason=reason)}
+        back = await asyncio.to_thread(ledger.open_passages, journey, [user for user, _ in who])
+        return sorted(who - back.keys())
+
+    async def _tell_to_leave(self, journey: str, who: list[tuple[str, str]], reason: str) -> None:
+        """Tell runs that their passages were ended."""
+        given = RemoveRequest(reason=reason)
+        await signal_runs(activity.client(), self._stores.ids, journey, who, "remove", given)
 
     async def _report(self, request: LifeRequest, state: State | None, *, signalled: int = 0) -> LifeReport:
         inside = await asyncio.to_thread(self._stores.ledger.inside, request.journey)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from temporalio.client import Client, WithStartWorkflowOperation, WorkflowUpdate
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
+from activities.events.effects import Effects
+from activities.events.occurrences import Occurrence
 from activities.events.taking import Events
 from activities.life import stats_of
+from activities.records import gate
 from activities.records.admissions import Arrival
 from activities.records.reports import explain, list_pushes
 from activities.records.rows import conversions, passages, pushes, taken
@@ -480,3 +484,25 @@ async def test_a_run_is_of_the_version_that_admitted_its_user(house: House) -> N
     payloads = history.events[0].workflow_execution_started_event_attributes.input.payloads
     (given,) = await client.data_converter.decode(payloads, [UserJourneyInput])
     assert (given.version, given.digest, later.version) == (1, saved.digest, 2)
+
+
+async def test_an_event_meets_a_revision(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A revision comes between the look for an entry and the admission: the user enters the new version, or none."""
+    monkeypatch.setattr(gate, "COPY_SECONDS", 60.0)
+    monkeypatch.setattr(gate, "TRUST_SECONDS", 180.0)
+    welcome(house)
+    await open_journeys(house, "welcome")
+    client = await connected(house)
+    effects = Effects(house.stores)
+    event = Occurrence("e1", "u1", "sign_up", datetime.now(UTC), datetime.now(UTC), {})
+    found = await effects.find([event, replace(event, event_id="e2", user_id="u2")])
+    welcome(house, where=", where: {property: number, less_than: 2}")
+    later = house.stores.catalogue.find("journey", "welcome")
+    await house.stores.gate.revise("welcome", later.version, later.digest, "keep", {}, datetime.now(UTC))
+    await effects.do(client, found[0])
+    assert (found[0].started, rows(house, passages)) == ([], [])
+    welcome(house, reentry="after_exit")
+    newest = house.stores.catalogue.find("journey", "welcome")
+    await house.stores.gate.revise("welcome", newest.version, newest.digest, "keep", {}, datetime.now(UTC))
+    await effects.do(client, found[1])
+    assert [(row.user_id, row.version) for row in rows(house, passages)] == [("u2", 3)]

@@ -500,3 +500,34 @@ async def test_a_copy_that_came_too_late_is_not_trusted(
     finally:
         event.remove(database._reading, "before_cursor_execute", slowly)
     assert (await found.lives())["j"].state == "running"
+
+
+async def test_a_pause_of_long_ago_costs_nothing(database: Database, ledger: Ledger) -> None:
+    """Whoever comes a day after a pause is not asked whether it held him; who was woken, or waits, is."""
+    await ledger.open_journey("j", 1, "d", "launch", NOW)
+    found = Gate(database)
+    assert not (await found.lives())["j"].may_have_held(visit("p", woken=True))
+    await found.pause("j", NOW)
+    await found.resume("j", "now", NOW)
+    await found.renew()
+    life = (await found.lives())["j"]
+    assert life.resumed_at == NOW
+    asked = [life.may_have_held(visit("p", **said)) for said in ({}, {"woken": True}, {"until": NOW})]
+    assert asked == [False, True, True]
+    await found.pause("j", datetime.now(UTC))
+    await found.resume("j", "now", datetime.now(UTC))
+    await found.renew()
+    assert (await found.lives())["j"].may_have_held(visit("p"))
+
+
+async def test_an_admission_meets_a_revision(ledger: Ledger) -> None:
+    """Asked in a version that was revised, an admission admits nobody and refuses nobody; not running, it refuses."""
+    await ledger.open_journey("j", 2, "d", "launch", NOW)
+    asked = replace(arrival(), while_running=True)
+    assert await ledger.admit(asked, ["u1"]) == []
+    assert (rows(ledger.database, passages), rows(ledger.database, refusals)) == ([], [])
+    (admitted,) = await ledger.admit(replace(asked, version=2), ["u1"])
+    assert (admitted.refused, admitted.version) == ("", 2)
+    await ledger.finish_journey("j", "launch", NOW)
+    (refused,) = await ledger.admit(asked, ["u2"])
+    assert refused.refused == "not-running"

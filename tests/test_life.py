@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from temporalio.client import Client
+from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
+from temporalio.testing import ActivityEnvironment
 
 from activities.life import stats_of
+from activities.operating import OperatingActivities
 from activities.records import gate
 from activities.records.reports import list_pushes
 from activities.records.rows import held, passages
@@ -26,6 +30,8 @@ from workflows.contracts import (
     PUSH_QUEUE,
     USERS_QUEUE,
     FinishRequest,
+    Leave,
+    LifeRequest,
     MoveRequest,
     Outcome,
     ResumeRequest,
@@ -195,6 +201,25 @@ async def test_one_user_is_taken_out(house: House) -> None:
         result = await asyncio.wait_for(client.get_workflow_handle("journey/slow/user/u2").result(), 20)
         assert result["reason"] == "asked to"
         assert (numbers(house).exited, numbers(house).inside) == ({"asked to": 1}, 3)
+
+
+async def test_a_removal_that_is_tried_again(house: House) -> None:
+    """Tried again, a removal of nobody is refused, and one that was written down tells the run that never heard."""
+    async with running(house) as (client, _):
+        given = LifeRequest(journey="slow", launch="", now=datetime.now(UTC), version=1)
+        environment = ActivityEnvironment(client=client)
+        environment.info = replace(environment.info, attempt=2)
+        take_out = OperatingActivities(house.stores).take_out
+        nobody = given.model_copy(update={"take_out": TakeOutRequest(user_id="u5")})
+        with pytest.raises(ApplicationError, match="not inside"):
+            await environment.run(take_out, nobody)
+        (own,) = everybody_inside(house.stores.ledger.database, "slow", "u2")
+        await house.stores.ledger.close({own.passage: Leave(exit="", reason="asked to")}, given.now)
+        asked = TakeOutRequest(user_id="u2", reason="asked to")
+        report = await environment.run(take_out, given.model_copy(update={"take_out": asked}))
+        assert (report.signalled, report.inside) == (1, 3)
+        result = await asyncio.wait_for(client.get_workflow_handle("journey/slow/user/u2").result(), 20)
+        assert result["reason"] == "asked to"
 
 
 async def test_one_user_is_sent_elsewhere(house: House) -> None:

@@ -218,7 +218,7 @@ class Passing:
         skip = False
         # Time passes in a pause too: whoever waits is held at what he reaches then.
         waits = isinstance(element, TimeDelay | WaitForTrigger)
-        if life is not None and not waits and (life.state == "paused" or life.paused):
+        if life is not None and not waits and (life.state == "paused" or life.may_have_held(visit)):
             stopped = await self._held(visit, life)
             if isinstance(stopped, Outcome):
                 return stopped

@@ -16,7 +16,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.elements.passing import kinds_of
-from activities.events.entering import Door, Entering, doors_of, open_doors
+from activities.events.entering import Door, Entering, TakenOver, doors_of, open_doors
 from activities.events.goals import Goals, Passage, counts
 from activities.events.occurrences import Judge, Occurrence, is_meant
 from activities.events.waiting import Hit, Wait, Waits, awaited, decided, may_change_by_events
@@ -139,7 +139,7 @@ class Effects:
             StoreUnavailable: A store cannot be reached, or a workflow id is held by another run. Temporal retries.
             RPCError: The server cannot be reached. Temporal retries.
         """
-        entering = [asyncio.create_task(self._entering.enter(client, door, effect.event)) for door in effect.doors]
+        entering = [asyncio.create_task(self._enter(client, door, effect.event)) for door in effect.doors]
         telling = (self._tell(client, *wait) for wait in effect.waits)
         converting = (self._convert(client, effect.event, *goal) for goal in effect.goals)
         # All of them are tried, whatever becomes of one.
@@ -148,6 +148,29 @@ class Effects:
             if isinstance(result, BaseException):
                 raise result
         effect.started = [passage for task in entering if (passage := task.result()) is not None]
+
+    async def _enter(self, client: Client, door: Door, event: Occurrence) -> str | None:
+        """Have the user of an event enter, in the version that runs at that very moment."""
+        while True:
+            try:
+                return await self._entering.enter(client, door, event)
+            except TakenOver:
+                found = await self._door_now(door.life.journey, event)
+                if found is None:
+                    return None
+                door = found
+
+    async def _door_now(self, journey: str, event: Occurrence) -> Door | None:
+        """Find the entry of a journey that an event goes through now; None where it means none."""
+        stores = self._stores
+        await stores.gate.renew()
+        own = {name: life for name, life in (await stores.gate.lives()).items() if name == journey}
+
+        def work() -> list[Door]:
+            doors = doors_of(own, stores.catalogue).get(event.event, ())
+            return open_doors(doors, event, _Judge(stores, {event.user_id}))
+
+        return next(iter(await asyncio.to_thread(work)), None)
 
     async def _tell(self, client: Client, wait: Wait, element: WaitForTrigger, found: list[Hit]) -> None:
         """Write down what came of a wait, and wake its run where that changes anything now."""

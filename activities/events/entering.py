@@ -69,6 +69,10 @@ def open_doors(doors: Iterable[Door], event: Occurrence, judge: Judge) -> list[D
     return list(found.values())
 
 
+class TakenOver(Exception):
+    """Another version of the journey has taken over: its entries decide."""
+
+
 class Entering:
     """Admits users by events, and starts their runs.
 
@@ -95,6 +99,7 @@ class Entering:
             The passage that was started; None where the user was refused, with the reason in the ledger.
 
         Raises:
+            TakenOver: Another version runs by now. Nobody was admitted, and nobody refused.
             StoreUnavailable: The ledger cannot be written, or another run holds the workflow id. Temporal retries.
         """
         life, document = door.life, door.saved.document
@@ -118,8 +123,10 @@ class Entering:
             await self._ledger.refuse(arrival, event.user_id, passage_id(arrival.enrolment, event.user_id), "no-key")
             return None
         # In a paused journey a refusal; who was admitted before the pause and not started is started all the same.
-        (admission,) = await self._ledger.admit(arrival, [event.user_id])
-        return await self._start(client, Way(door.saved, life.version, door.entry, key), admission)
+        admissions = await self._ledger.admit(arrival, [event.user_id])
+        if not admissions:
+            raise TakenOver
+        return await self._start(client, Way(door.saved, life.version, door.entry, key), admissions[0])
 
     async def _start(self, client: Client, way: Way, admission: Admission) -> str | None:
         if admission.refused:

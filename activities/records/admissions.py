@@ -73,9 +73,9 @@ class Arrival:
         properties: The values of the event by which they enter.
         event_id: That event.
         while_running: Whether the journey has to run at the very moment of the admission: else it may be closed, empty,
-            between the question and the answer.
-        steady: Whether nobody is admitted, and nobody refused, unless the journey runs in this version at the very
-            moment of the admission: then whoever asks looks again where the journey is.
+            between the question and the answer. Where it runs in another version by then, nobody is admitted and nobody
+            refused: whoever asks looks again by what the user enters.
+        steady: The same, and nobody is refused either where the journey does not run.
     """
 
     enrolment: str
@@ -124,8 +124,8 @@ class Admissions:
             passage: The passage's id, for a single user; derived from the enrolment when empty.
 
         Returns:
-            One admission for each user, in order; asking again gives the same answers. None at all where `steady` has
-            nobody admitted.
+            One admission for each user, in order; asking again gives the same answers. None at all where the journey
+            is not as `while_running` or `steady` wants it.
 
         Raises:
             StoreUnavailable: The ledger cannot be written. Temporal retries.
@@ -143,7 +143,8 @@ class Admissions:
 
     def _admit(self, connection: Connection, arrival: Arrival, ids: dict[str, str]) -> list[Admission]:
         runs_in = self._runs_in(connection, arrival.journey) if arrival.while_running or arrival.steady else 0
-        if arrival.steady and runs_in != arrival.version:
+        elsewhere = runs_in != arrival.version
+        if elsewhere and (arrival.steady or (arrival.while_running and runs_in)):
             return []
         earlier: dict[str, list[Row[Any]]] = {}
         kept = [_kept(user) for user in ids]
@@ -379,6 +380,17 @@ class Admissions:
         )
         rows = self.database.read(lambda connection: connection.execute(query.limit(limit)).all())
         return [(_admission(row), row.key, row.event_id) for row in rows]
+
+    def ended_since(self, journey: str, at: datetime, user_id: str | None = None) -> list[Admission]:
+        """List passages that were closed at an instant or later, of one user or of everybody. Blocking.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be read. Temporal retries.
+        """
+        query = select(passages).where(passages.c.journey == journey, passages.c.closed_at >= instant(at))
+        if user_id is not None:
+            query = query.where(passages.c.user_id == user_id)
+        return [_admission(row) for row in self.database.read(lambda connection: connection.execute(query).all())]
 
     async def started(self, names: list[str]) -> None:
         """Write down that runs of passages were started."""

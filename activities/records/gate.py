@@ -12,10 +12,10 @@ import asyncio
 import json
 import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from activities.records.database import Database
 from activities.records.rows import held, instant, journeys, pauses, revisions
@@ -26,6 +26,8 @@ COPY_SECONDS = 1.0
 """How old a worker's copy may be before it is read again."""
 TRUST_SECONDS = 3.0
 """How long after a change every worker knows of it."""
+WOKEN = timedelta(days=1)
+"""How long after a pause a visit that was held may be asked for as if it never was: by a worker that died meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Life:
         state: `running`, `paused`, `finished` or `archived`.
         launch: Names this start of it.
         epoch: Rises with every pause, resumption and revision.
-        paused: Whether it has ever been paused.
+        resumed_at: When its newest pause ended, UTC; None where none ever did.
         revisions: What was revised since this start of it, the oldest first.
     """
 
@@ -72,8 +74,17 @@ class Life:
     state: str
     launch: str
     epoch: int
-    paused: bool
+    resumed_at: datetime | None
     revisions: tuple[Revision, ...] = ()
+
+    def may_have_held(self, visit: Visit) -> bool:
+        """Tell whether a visit may have been held by a pause that is over: so that the others need not ask.
+
+        Who was held is woken, or waits for what was said to him; both tell so, unless an answer was lost.
+        """
+        if self.resumed_at is None:
+            return False
+        return visit.woken or visit.until is not None or datetime.now(UTC) - self.resumed_at < WOKEN
 
     def revision_for(self, version: int) -> Revision | None:
         """Give the revision that those inside a version follow: of the later ones the newest that does not keep them.
@@ -354,7 +365,8 @@ def _lives(connection: Connection) -> dict[str, Life]:
     revised: dict[str, list[Revision]] = {}
     for row in connection.execute(select(revisions).order_by(revisions.c.epoch)):
         revised.setdefault(row.journey, []).append(_revision(row))
-    paused = set(connection.execute(select(pauses.c.journey).distinct()).scalars())
+    ended = select(pauses.c.journey, func.max(pauses.c.ended_at).label("at")).group_by(pauses.c.journey)
+    resumed = {row.journey: row.at for row in connection.execute(ended) if row.at is not None}
     return {
         row.journey: Life(
             journey=row.journey,
@@ -363,7 +375,7 @@ def _lives(connection: Connection) -> dict[str, Life]:
             state=row.state,
             launch=row.launch,
             epoch=row.epoch,
-            paused=row.journey in paused,
+            resumed_at=datetime.fromisoformat(resumed[row.journey]) if row.journey in resumed else None,
             revisions=tuple(revised.get(row.journey, ())),
         )
         for row in connection.execute(select(journeys))
