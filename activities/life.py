@@ -352,5 +352,4 @@ async def _close(client: Client, stores: Stores, journey: str, page: dict[str, W
                     leaving.setdefault(passage, Leave(exit="", reason=ABNORMAL[run.status]))
     if leaving:
         await stores.ledger.close(leaving, datetime.now(UTC))
-        await stores.claims.abandon(leaving)
     return len(leaving)

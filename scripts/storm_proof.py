@@ -21,8 +21,8 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 
 from activities.life import stats_of
-from activities.push.claims import ACCEPTED, CLAIMED, UNKNOWN
 from activities.push.composing import NO_REACHABLE_DEVICE
+from activities.records.outcomes import ACCEPTED, CLAIMED, UNKNOWN
 from activities.records.reports import list_pushes
 from activities.records.rows import moves, passages, pushes, steps
 from activities.records.statistics import everybody_inside

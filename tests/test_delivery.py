@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +17,7 @@ from activities.push.apns import Apns, ApnsConfig
 from activities.push.claims import Cap
 from activities.push.delivery import DeliveryRules
 from activities.push.previewing import preview_push
+from activities.push.provider import Answer, Verdict
 from activities.push.rates import Rates
 from activities.records.database import BUSY_SECONDS
 from activities.records.reports import list_pushes
@@ -227,6 +228,92 @@ def _Dying(apple: Apple) -> JourneysPlugin:
             pass
 
     return JourneysPlugin(apple.house.stores, sandbox=True, providers={"apns": Silent()})
+
+
+class Answering:
+    """A provider that answers what it is told to, and what is done at its door is done before."""
+
+    name = "apns"
+
+    def __init__(self, answer: Callable[[str], Awaitable[Answer]]) -> None:
+        self.sent: list[str] = []
+        self._answer = answer
+
+    def payload(self, notification: Any, target: Any) -> dict[str, Any]:
+        return {}
+
+    async def send(self, notification: Any, target: Any) -> Answer:
+        self.sent.append(target.device_id)
+        return await self._answer(target.device_id)
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("turn", ["pause", "removal"])
+async def test_what_is_sent_again_at_once_is_asked_for_again(apple: Apple, turn: str) -> None:
+    """A pause, or a removal, between two sends within one try: there is no second send."""
+    apple.save("devices: {attribute: app_version, at_least: 3.10.0}")
+    stores = apple.house.stores
+
+    async def answer(_: str) -> Answer:
+        if turn == "pause":
+            await stores.gate.pause("apple", datetime.now(UTC))
+        else:
+            passages = await asyncio.to_thread(stores.ledger.open_passages, "apple", ["u2"])
+            leave = Leave(exit="", reason="removed")
+            await stores.ledger.close(dict.fromkeys(passages.values(), leave), datetime.now(UTC))
+        return Answer(Verdict.NOT_SENT, "503")
+
+    provider = Answering(answer)
+    plugin = JourneysPlugin(stores, sandbox=True, providers={"apns": provider})
+    async with apple.house.serving(plugin=plugin) as client:
+        await apple.house.engine.start("apple", client=client)
+        await asyncio.wait_for(_until(lambda: apple.outcomes.get("d2") in ("not-sent", "withdrawn")), 20)
+        await asyncio.sleep(1)
+    assert (provider.sent, apple.outcomes["d2"]) == (["d2"], "not-sent" if turn == "pause" else "withdrawn")
+
+
+async def test_one_device_s_failure_is_not_the_loss_of_the_others(apple: Apple) -> None:
+    """A provider that fails in an unforeseen way for one device: that one is unknown, the other's answer is kept."""
+    apple.save("devices: {attribute: app_version, at_least: 3.9.0}")
+
+    async def answer(device: str) -> Answer:
+        if device == "d2":
+            raise KeyError("unforeseen")
+        return Answer(Verdict.ACCEPTED)
+
+    plugin = JourneysPlugin(apple.house.stores, sandbox=True, providers={"apns": Answering(answer)})
+    async with apple.house.serving(plugin=plugin) as client:
+        report = await apple.house.engine.start("apple", client=client)
+        stats = await asyncio.wait_for(apple.house.engine.result(report, client=client), 30)
+    assert apple.outcomes == {"d2": "unknown", "d3": "accepted"}
+    assert stats.elements["promo"].users == {"accepted": 1, "skipped: no-matching-device": 1}
+
+
+async def test_a_push_that_waits_for_credentials_gives_up_in_time(apple: Apple) -> None:
+    """While a provider's credentials are refused, a push whose time to live ends gives up, and the user goes on."""
+    apple.save("devices: {attribute: app_version, at_least: 3.10.0}", ttl="1s")
+    apple.peer.team_id = "SOMEBODYELSE"
+    stats = await asyncio.wait_for(apple.run(), 40)
+    assert stats.elements["promo"].users == {"gave-up": 1, "skipped: no-matching-device": 1}
+    assert (apple.outcomes, len(apple.peer.received)) == ({"d2": "gave-up"}, 1)
+
+
+async def test_a_phone_that_was_registered_twice_gets_a_push_once(apple: Apple) -> None:
+    """Two devices of one user with the same address: the one last seen gets the push, and the plan says the same."""
+    apple.house.load(
+        "devices",
+        "device_id,user_id,platform,provider,token,opt_in,last_seen\n"
+        f"d9,u2,ios,apns,{TOKENS['d2']},true,2026-03-01T00:00:00Z\n",
+    )
+    apple.save()
+    plan = apple.house.engine.plan("apple")
+    stats = await apple.run()
+    assert sorted(one.device for one in apple.peer.received) == sorted(TOKENS.values())
+    assert {"d3", "d9"} <= apple.outcomes.keys()
+    assert "d2" not in apple.outcomes
+    assert plan.pushes.devices == sum(stats.elements["promo"].devices.values()) == 4
 
 
 async def _until(holds: Any) -> None:

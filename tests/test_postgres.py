@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import Connection, func, insert, select, text, update
 
 from activities.events.waiting import Waits
-from activities.push.claims import CLAIMED, Cap, Claims
+from activities.push.claims import Cap, Claims
 from activities.push.rates import Rates
 from activities.records import database as database_module
 from activities.records.admissions import Arrival
@@ -26,6 +26,7 @@ from activities.records.catalogue import Catalogue, ImportedSegment
 from activities.records.database import Database
 from activities.records.gate import Gate
 from activities.records.ledger import Ledger
+from activities.records.outcomes import CLAIMED
 from activities.records.reports import explain, list_pushes
 from activities.records.rows import passages, pushes, refusals
 from activities.upkeep import needed_versions

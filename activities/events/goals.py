@@ -11,9 +11,9 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from activities.events.occurrences import PUSH_OPENED, Occurrence
-from activities.push.claims import ACCEPTED
 from activities.records.catalogue import documents
 from activities.records.ledger import Ledger
+from activities.records.outcomes import ACCEPTED
 from activities.records.rows import conversions, instant, passages, pushes, taken
 from workflows.contracts import Leave
 from workflows.documents import Goal

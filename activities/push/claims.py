@@ -16,7 +16,7 @@ is, with the same ids.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,17 +26,24 @@ from sqlalchemy import Column, Connection, Index, String, Table, Text, bindparam
 from activities.push.provider import Answer, Verdict
 from activities.records.database import METADATA
 from activities.records.ledger import Ledger
+from activities.records.outcomes import (
+    ACCEPTED,
+    CLAIMABLE,
+    CLAIMED,
+    GAVE_UP,
+    NOT_SENT,
+    REFUSED,
+    STOPPED,
+    THROTTLED,
+    TOKEN_DEAD,
+    UNKNOWN,
+    UNSENT,
+    WITHDRAWN,
+    abandon,
+)
 from activities.records.rows import instant, journeys, pushes
 from workflows.contracts import Outcome, Visit
 from workflows.errors import NotWarm
-
-CLAIMED, UNKNOWN = "claimed", "unknown"
-ACCEPTED, REFUSED, TOKEN_DEAD = "accepted", "refused", "token-dead"
-NOT_SENT, THROTTLED = "not-sent", "throttled"
-GAVE_UP, WITHDRAWN = "gave-up", "withdrawn"
-
-CLAIMABLE = (NOT_SENT, THROTTLED)
-"""Outcomes after which a push may be sent: it was proven that the provider did not process it."""
 
 COUNTED = (ACCEPTED, CLAIMED, UNKNOWN)
 """Outcomes that count for frequency caps: the user got the push, or may have."""
@@ -52,7 +59,7 @@ OUTCOMES: dict[Verdict, str] = {
 }
 """What a verdict is in the ledger."""
 
-STOPPED = "the worker stopped before the answer was recorded"
+PATIENCE_OVER = "its time was over before it could be sent"
 
 RESEND_LIMIT = 3
 """Most times that a transactional push is sent whose answers never came."""
@@ -94,6 +101,15 @@ class Claim:
     capped: bool = False
     paused: bool = False
     accepted: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the ledger holds of one device's push."""
+
+    outcome: str
+    attempts: int
+    address: tuple[str, str | None]
 
 
 class Claims:
@@ -141,21 +157,26 @@ class Claims:
             if stored is not None or self._is_paused(connection, visit.journey):
                 return Claim(stored=stored, paused=stored is None)
             known = self._known(connection, visit)
-            if not known and self._is_capped(connection, visit, caps, now):
+            # What was not sent yet counts for no cap: another push may have taken its place since.
+            fresh = all(one.outcome in UNSENT for one in known.values())
+            if fresh and self._is_capped(connection, visit, caps, now):
                 return Claim(capped=True)
             claim = Claim()
-            new = [row for row in rows if row["device_id"] not in known]
+            current = {row["device_id"]: row for row in rows}
+            # An address that may have got it is not sent to again under the name of another device.
+            sent_to = {one.address for one in known.values() if one.outcome not in UNSENT and one.address[1]}
+            new = [row for row in rows if row["device_id"] not in known and _address(row) not in sent_to]
             claim.send += [row["device_id"] for row in new if row["outcome"] == CLAIMED]
             if new:
                 connection.execute(pushes.insert(), new)
-            current = {row["device_id"] for row in rows}
-            for device_id, (outcome, attempts) in known.items():
-                if outcome in CLAIMABLE and device_id not in current:
+            for device_id, one in known.items():
+                row = current.get(device_id)
+                if row is not None and (one.outcome in CLAIMABLE or _again(one, resend)):
+                    self._claim_again(connection, visit, row, one.attempts + 1)
+                    claim.send += [device_id] if row["outcome"] == CLAIMED else []
+                elif one.outcome in CLAIMABLE:
                     self._set(connection, visit, device_id, WITHDRAWN, "the device can no longer be reached")
-                elif outcome in CLAIMABLE or _again(outcome, attempts, resend):
-                    self._set(connection, visit, device_id, CLAIMED, None, attempt=attempts + 1)
-                    claim.send.append(device_id)
-                elif outcome == CLAIMED:
+                elif one.outcome == CLAIMED:
                     self._set(connection, visit, device_id, UNKNOWN, STOPPED)
             if not claim.send:
                 claim.stored = self._finish(connection, visit, finish)
@@ -201,13 +222,16 @@ class Claims:
                 self._set(connection, visit, device_id, OUTCOMES[answer.verdict], answer.detail)
                 if answer.verdict is Verdict.TOKEN_DEAD:
                     self._mark_dead(connection, visit, device_id, answer, now)
-            known = self._known(connection, visit).values()
-            if any(outcome in CLAIMABLE or _again(outcome, attempts, resend) for outcome, attempts in known):
+            known, own = self._known(connection, visit), _of(visit)
+            stored = self._ledger.outcome_in(connection, visit)
+            if stored is not None:  # taken out meanwhile, or finished by a later try: nobody tries again
+                abandon(connection, *own)
+                return stored
+            # Of the others it is settled that nothing is tried.
+            if any(one.outcome in CLAIMABLE or _again(one, resend) for name, one in known.items() if name in answers):
                 if not give_up:
                     return None
-                connection.execute(
-                    update(pushes).where(*_of(visit), pushes.c.outcome.in_(CLAIMABLE)).values(outcome=GAVE_UP)
-                )
+                abandon(connection, *own, unsent=GAVE_UP, detail=PATIENCE_OVER)
             try:
                 return self._finish(connection, visit, finish)
             except NotWarm:  # handed over to another version meanwhile, which asks anew: the answers stay
@@ -215,28 +239,38 @@ class Claims:
 
         return await self._ledger.database.write(work, keys=[visit.user_id])
 
-    async def abandon(self, passages: Collection[str]) -> None:
-        """Say what is known of pushes that nobody goes on with: those under way are unknown, the others withdrawn.
+    async def pass_over(
+        self,
+        visit: Visit,
+        answer: Outcome,
+        *,
+        outcome: str,
+        finish: Callable[[Counter[str]], tuple[Outcome, str]],
+    ) -> Outcome:
+        """Finish a visit of which nothing is sent any more.
 
         Args:
-            passages: Passages none of whose pushes is tried any more.
+            visit: Whose visit to which push.
+            answer: What is answered where no earlier try has sent anything.
+            outcome: The same for statistics; *gave-up* is what it is for the devices too.
+            finish: Makes the visit's outcome from the devices' outcomes, where an earlier try has.
+
+        Returns:
+            What is written down for the visit.
 
         Raises:
-            StoreUnavailable: The ledger cannot be written.
+            StoreUnavailable: The ledger cannot be written. Temporal retries.
         """
 
-        def work(connection: Connection) -> None:
-            for outcomes, outcome, detail in (
-                ((CLAIMED,), UNKNOWN, STOPPED),
-                (CLAIMABLE, WITHDRAWN, "the user went on, or left, before it could be sent"),
-            ):
-                connection.execute(
-                    update(pushes)
-                    .where(pushes.c.passage.in_(list(passages)), pushes.c.outcome.in_(outcomes))
-                    .values(outcome=outcome, detail=detail)
-                )
+        def work(connection: Connection) -> Outcome:
+            if self._known(connection, visit):
+                given_up = outcome == GAVE_UP
+                abandon(connection, *_of(visit), **({"unsent": GAVE_UP, "detail": PATIENCE_OVER} if given_up else {}))
+                if any(one.outcome not in UNSENT for one in self._known(connection, visit).values()):
+                    return self._finish(connection, visit, finish)
+            return self._ledger.record_in(connection, visit, answer, outcome=outcome)
 
-        await self._ledger.database.write(work)
+        return await self._ledger.database.write(work, keys=[visit.user_id])
 
     def dead(self, device_ids: list[str]) -> dict[tuple[str, str], tuple[str, str]]:
         """Give the dead addresses of some devices: (device, provider) to (token, instant since)."""
@@ -266,35 +300,33 @@ class Claims:
         if given:
             self._ledger.database.write_now(lambda connection: connection.execute(statement, given))
 
-    def _known(self, connection: Connection, visit: Visit) -> dict[str, tuple[str, int]]:
-        query = select(pushes.c.device_id, pushes.c.outcome, pushes.c.attempts).where(*_of(visit))
-        return {device: (outcome, attempts) for device, outcome, attempts in connection.execute(query)}
+    def _known(self, connection: Connection, visit: Visit) -> dict[str, _Known]:
+        own = pushes.c
+        query = select(own.device_id, own.outcome, own.attempts, own.provider, own.token).where(*_of(visit))
+        return {
+            row.device_id: _Known(row.outcome, row.attempts, (row.provider, row.token))
+            for row in connection.execute(query)
+        }
 
-    def _set(
-        self,
-        connection: Connection,
-        visit: Visit,
-        device_id: str,
-        outcome: str,
-        detail: str | None,
-        *,
-        attempt: int | None = None,
-    ) -> None:
-        """Move one push to an outcome, and count an attempt that begins; what is settled stays so."""
+    def _claim_again(self, connection: Connection, visit: Visit, row: Mapping[str, Any], attempts: int) -> None:
+        """Claim a push that was not sent, as it is now: the device may have another address by now, or language."""
+        again = {name: row[name] for name in ("provider", "token", "title", "message", "outcome")}
+        again |= {"attempts": attempts, "sent_at": instant(datetime.now(UTC)), "detail": None}
+        connection.execute(update(pushes).where(*_of(visit), pushes.c.device_id == row["device_id"]).values(**again))
+
+    def _set(self, connection: Connection, visit: Visit, device_id: str, outcome: str, detail: str | None) -> None:
+        """Move one push to an outcome; what is settled stays so."""
         moving = (CLAIMED, UNKNOWN, *CLAIMABLE)
-        values: dict[str, Any] = {"outcome": outcome, "detail": detail}
-        if attempt is not None:
-            values |= {"attempts": attempt, "sent_at": instant(datetime.now(UTC))}
         connection.execute(
             update(pushes)
             .where(*_of(visit), pushes.c.device_id == device_id, pushes.c.outcome.in_(moving))
-            .values(**values)
+            .values(outcome=outcome, detail=detail)
         )
 
     def _finish(
         self, connection: Connection, visit: Visit, finish: Callable[[Counter[str]], tuple[Outcome, str]]
     ) -> Outcome:
-        outcomes = Counter(outcome for outcome, _ in self._known(connection, visit).values())
+        outcomes = Counter(one.outcome for one in self._known(connection, visit).values())
         answer, outcome = finish(outcomes)
         return self._ledger.record_in(connection, visit, answer, outcome=outcome)
 
@@ -361,9 +393,13 @@ def _accepted(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return [row["provider"] for row in rows if row["outcome"] == ACCEPTED]
 
 
-def _again(outcome: str, attempts: int, resend: bool) -> bool:
+def _again(one: _Known, resend: bool) -> bool:
     """Tell whether a push whose answer never came is sent again, with the same ids."""
-    return resend and outcome in (CLAIMED, UNKNOWN) and attempts < RESEND_LIMIT
+    return resend and one.outcome in (CLAIMED, UNKNOWN) and one.attempts < RESEND_LIMIT
+
+
+def _address(row: Mapping[str, Any]) -> tuple[str, str | None]:
+    return row["provider"], row.get("token")
 
 
 def _of(visit: Visit) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,9 +49,9 @@ def compose(
         if profile.reachable:
             return Composed(NO_MATCHING_DEVICE, f"none of {profile.reachable} reachable devices is meant")
         return Composed(NO_REACHABLE_DEVICE, "no device is opted in with an address")
-    devices = profile.devices
+    devices = _apart(profile.devices)
     if element.send_to == "latest":
-        devices = [max(devices, key=lambda device: (device.get("last_seen", ""), device["device_id"]))]
+        devices = [max(devices, key=_seen)]
     journey = {"id": document.journey, "title": document.title}
     messages: list[tuple[dict[str, Any], Rendered]] = []
     for device in devices:
@@ -70,3 +70,20 @@ def compose(
             return Composed(VALUE_MISSING, str(missing))
     plural = "s" if len(messages) > 1 else ""
     return Composed(ACCEPTED, f"{len(messages)} device{plural}", messages)
+
+
+def _apart(devices: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Keep one device of each address, the last seen: a phone that was registered twice gets a push once."""
+    newest: dict[tuple[str, bool, str], str] = {}
+    for device in sorted(devices, key=_seen):
+        newest[_address(device)] = device["device_id"]
+    return [device for device in devices if newest[_address(device)] == device["device_id"]]
+
+
+def _address(device: Mapping[str, Any]) -> tuple[str, bool, str]:
+    """Tell devices apart by what their provider is given; in the outbox one may have no token."""
+    return device["provider"], "token" in device, device.get("token", device["device_id"])
+
+
+def _seen(device: Mapping[str, Any]) -> tuple[str, str]:
+    return device.get("last_seen", ""), device["device_id"]

@@ -17,27 +17,26 @@ from uuid import NAMESPACE_URL, uuid5
 from temporalio import activity
 
 from activities.elements.passing import Answer as ElementAnswer
-from activities.elements.passing import Case, Passing, Paused, Stay
+from activities.elements.passing import Answered, Case, Passing, Paused, Stay
 from activities.elements.split_test import place_of
 from activities.faults import as_failures
-from activities.push.claims import (
-    ACCEPTED,
-    CLAIMABLE,
-    CLAIMED,
-    GAVE_UP,
-    OUTCOMES,
-    REFUSED,
-    TOKEN_DEAD,
-    UNKNOWN,
-    WITHDRAWN,
-    Cap,
-)
+from activities.push.claims import OUTCOMES, PATIENCE_OVER, Cap
 from activities.push.composing import Composed, compose
 from activities.push.devices import OUTBOX
 from activities.push.messages import Rendered
 from activities.push.provider import Answer, Notification, PayloadTooLarge, Provider, Target, Verdict
 from activities.push.rates import KeepOff
 from activities.records.catalogue import SavedJourney
+from activities.records.outcomes import (
+    ACCEPTED,
+    CLAIMABLE,
+    CLAIMED,
+    GAVE_UP,
+    REFUSED,
+    TOKEN_DEAD,
+    UNKNOWN,
+    WITHDRAWN,
+)
 from activities.records.rows import instant
 from activities.stores import outcome_of
 from workflows.calendar import end_of_silence, local_time
@@ -51,9 +50,11 @@ CONTROL_GROUP = "skipped: control-group"
 PAUSED = "skipped: paused"
 SILENT_HOURS = "skipped: silent-hours"
 RATE_PATIENCE_SECONDS = 20.0
-"""How long a try waits for a provider's allowance before it leaves the waiting to the server."""
+"""How long a try waits for providers' allowances, all together, before it leaves the waiting to the server."""
 RESENDS_AT_ONCE = 3
 """Tries within one attempt of what a provider has provably not processed."""
+RESEND_SECONDS = 3.0
+"""Time for them: a provider may be slow to say so, and an attempt has to end before the server gives it up."""
 RESEND_PAUSE_SECONDS = 0.2
 RETRY_FLOOR_SECONDS = 10.0
 """Shortest wait before trying again, where a provider names none (Google's page "scale-fcm": at least 10 seconds)."""
@@ -127,13 +128,18 @@ class PushActivities:
             ApplicationError: A store or a provider cannot be used, or slows us down, which Temporal retries when told;
                 or the version is unknown, which it does not.
         """
-        outcome = await self._passing.pass_by(visit, Push, self._push)
-        if activity.info().attempt > 1 and (outcome.branch or outcome.left is not None):
-            # He may have gone by without a look at what an earlier try claimed: taken out, or without a device by now.
-            await self._stores.claims.abandon([visit.passage])
-        return outcome
+        return await self._passing.pass_by(visit, Push, self._push)
 
-    async def _push(self, case: Case[Push]) -> ElementAnswer | Stay | Outcome:
+    async def _push(self, case: Case[Push]) -> Stay | Outcome:
+        answer = await self._sent(case)
+        if not isinstance(answer, ElementAnswer):
+            return answer
+        # Nothing is sent, or nothing more: an earlier try of the same push may have reached some device.
+        outcome = outcome_of(case.saved, case.visit.element, answer.branch, answer.because)
+        claims, finish = self._stores.claims, _finisher(case)
+        return await claims.pass_over(case.visit, outcome, outcome=answer.outcome, finish=finish)
+
+    async def _sent(self, case: Case[Push]) -> ElementAnswer | Stay | Outcome:
         visit, element = case.visit, case.element
         if case.skip:
             return _not_sent(element, PAUSED, "it fell due in a pause")
@@ -174,17 +180,15 @@ class PushActivities:
 
     async def _deliver(self, case: Case[Push], composed: Composed) -> ElementAnswer | Outcome:
         """Claim what may be sent, send it, settle it; raise where some of it has to wait."""
-        visit, saved, element = case.visit, case.saved, case.element
+        visit, element = case.visit, case.element
         claims, messages = self._stores.claims, {str(device["device_id"]): one for device, one in composed.messages}
         devices = {str(device["device_id"]): device for device, _ in composed.messages}
         remote = {str(device["provider"]) for device in devices.values()} - {OUTBOX}
+        if remote and activity.info().attempt > 1 and self._is_stale(element):
+            return _not_sent(element, GAVE_UP, PATIENCE_OVER)
         self._require_good_minute(visit, element, remote)
         await self._require_allowance(remote, devices)
-        resend = element.purpose == "transactional"
-
-        def finish(outcomes: Counter[str]) -> tuple[Outcome, str]:
-            return _finished(saved, visit.element, element, outcomes)
-
+        resend, finish = element.purpose == "transactional", _finisher(case)
         claim = await claims.claim(
             visit,
             [self._row(visit, element, device, messages[name]) for name, device in devices.items()],
@@ -203,7 +207,7 @@ class PushActivities:
         answers = dict(
             zip(
                 sending,
-                await asyncio.gather(*(self._send(visit, element, devices[name], messages[name]) for name in sending)),
+                await asyncio.gather(*(self._send(case, devices[name], messages[name]) for name in sending)),
                 strict=True,
             )
         )
@@ -227,6 +231,7 @@ class PushActivities:
 
     async def _require_allowance(self, providers: set[str], devices: Mapping[str, Mapping[str, Any]]) -> None:
         """Wait for the providers' allowances before anything is claimed, so that waiting leaves nothing unknown."""
+        until = time.monotonic() + RATE_PATIENCE_SECONDS
         for name in sorted(providers):
             if name not in self._providers:
                 known = ", ".join(sorted({OUTBOX, *self._providers}))
@@ -244,24 +249,29 @@ class PushActivities:
                     next_retry_delay=timedelta(seconds=left + 1),
                 )
             for _ in range(sum(device["provider"] == name for device in devices.values())):
-                if not await self._stores.rates.take(name, RATE_PATIENCE_SECONDS):
+                if not await self._stores.rates.take(name, until - time.monotonic()):
                     raise as_application_error(
                         PushError(f"the allowance of {name} is used up: this push waits its turn"),
                         next_retry_delay=timedelta(seconds=RETRY_FLOOR_SECONDS),
                     )
 
-    async def _send(self, visit: Visit, element: Push, device: Mapping[str, Any], message: Rendered) -> Answer:
-        """Send to one device; again at once where the provider has provably not processed it."""
-        provider = self._providers[device["provider"]]
-        notification = notification_of(visit, element, device, message)
-        target = target_of(visit.user_id, device)
+    async def _send(self, case: Case[Push], device: Mapping[str, Any], message: Rendered) -> Answer:
+        """Send to one device; again at once where the provider has provably not processed it and nothing forbids it."""
+        provider, began = self._providers[device["provider"]], time.monotonic()
+        notification = notification_of(case.visit, case.element, device, message)
+        target = target_of(case.visit.user_id, device)
         answer = Answer(Verdict.NOT_SENT)
         for attempt in range(RESENDS_AT_ONCE):
+            if attempt and not await self._may_still(case):
+                break
             try:
                 answer = await provider.send(notification, target)
             except PayloadTooLarge as error:
                 answer = Answer(Verdict.MESSAGE_BAD, str(error))
-            if answer.verdict is not Verdict.NOT_SENT:
+            except Exception as error:  # one device's answer must not be the loss of the others'
+                activity.logger.exception("%s failed in an unforeseen way", provider.name)
+                answer = Answer(Verdict.UNKNOWN, f"unforeseen: {type(error).__name__}: {error}"[:200])
+            if answer.verdict is not Verdict.NOT_SENT or time.monotonic() - began > RESEND_SECONDS:
                 break
             await asyncio.sleep(RESEND_PAUSE_SECONDS * (attempt + 1))
         if answer.verdict is Verdict.CONFIG_BAD:
@@ -270,6 +280,15 @@ class PushActivities:
         labels = {"provider": provider.name, "outcome": OUTCOMES[answer.verdict]}
         self._stores.ledger.database.meters.pushes.add(1, labels)
         return answer
+
+    async def _may_still(self, case: Case[Push]) -> bool:
+        """Ask again before something is sent again: a pause or a removal may have come since the claim."""
+        try:
+            await self._stores.gate.renew()
+            await case.require_open()
+        except (Paused, Answered, StoreUnavailable):
+            return False
+        return True
 
     def _later(self, visit: Visit, answers: Mapping[str, Answer], left: float) -> Exception:
         """Say when to try again: what the provider asked for, spread a little so that users do not come back as one."""
@@ -281,6 +300,10 @@ class PushActivities:
             PushError(f"the push waits: {said or 'not now'}"),
             next_retry_delay=timedelta(seconds=min(delay * spread, left + 1)),
         )
+
+    def _is_stale(self, element: Push) -> bool:
+        """Whether a push that has waited comes too late: what it says was worth saying until its time to live ended."""
+        return datetime.now(UTC) - activity.info().scheduled_time > duration(element.message.ttl)
 
     def _seconds_left(self, element: Push) -> float:
         """How long this push is worth trying, counted from when Temporal scheduled it."""
@@ -382,6 +405,10 @@ def counts_for_caps(element: Push) -> bool:
 
 def _not_sent(element: Push, outcome: str, because: str) -> ElementAnswer:
     return ElementAnswer(_branch(element, False), because, outcome=outcome)
+
+
+def _finisher(case: Case[Push]) -> Callable[[Counter[str]], tuple[Outcome, str]]:
+    return functools.partial(_finished, case.saved, case.visit.element, case.element)
 
 
 def _finished(saved: SavedJourney, name: str, element: Push, outcomes: Counter[str]) -> tuple[Outcome, str]:

@@ -21,8 +21,8 @@ from functools import partial
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Column, Connection, Float, Integer, String, Table, func, select
 
-from activities.push.claims import NOT_SENT
 from activities.records.database import METADATA, Database
+from activities.records.outcomes import NOT_SENT
 from activities.records.rows import instant, pushes
 
 RAMP_SECONDS = 60.0

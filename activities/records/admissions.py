@@ -18,8 +18,9 @@ from uuid import NAMESPACE_URL, uuid5
 from sqlalchemy import Connection, Row, func, select, update
 
 from activities.records.database import Database
+from activities.records.outcomes import abandon
 from activities.records.pseudonyms import Pseudonyms
-from activities.records.rows import enrolments, instant, journeys, passages, refusals, waits
+from activities.records.rows import enrolments, instant, journeys, passages, pushes, refusals, waits
 from workflows.conditions import duration
 from workflows.contracts import Audience, Leave
 from workflows.documents import AtMost, Keyed, Reentry
@@ -454,6 +455,8 @@ class Admissions:
             .values(closed_at=at, exit=leave.exit or None, reason=leave.reason)
         )
         connection.execute(update(waits).where(waits.c.passage == passage, waits.c.open == 1).values(open=0))
+        if not leave.exit:  # who comes to an exit has finished his pushes
+            abandon(connection, pushes.c.passage == passage)
 
     async def close(self, leaving: dict[str, Leave], at: datetime) -> None:
         """Close passages that ended outside any element, such as those whose runs were terminated."""

@@ -18,6 +18,7 @@ from activities.push.claims import dead_addresses
 from activities.records.admissions import passage_id
 from activities.records.database import METADATA
 from activities.records.ledger import Ledger
+from activities.records.outcomes import abandon
 from activities.records.pseudonyms import pseudonyms
 from activities.records.rows import enrolments, instant, passages, pushes, refusals, taken, waits
 
@@ -152,6 +153,7 @@ def make_nobodys(
             .values(closed_at=instant(at), reason=ERASED)
         )
         connection.execute(update(waits).where(waits.c.user_id == alias).values(open=0))
+        abandon(connection, pushes.c.user_id == alias)
         _keep_out(connection, alias, snapshots, at)
         return {name: number for name, number in changed.items() if number}
 
