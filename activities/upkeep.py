@@ -8,17 +8,18 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from urllib.parse import unquote
 
 import polars as pl
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, or_, select
 from temporalio import activity
 
 from activities.faults import as_failures
 from activities.heartbeats import beating
 from activities.push.devices import MARKED, SINCE, mark_dead
 from activities.records.database import Database
-from activities.records.rows import enrolments, instant, journeys, passages, steps, taken
+from activities.records.rows import enrolments, held, hits, instant, journeys, passages, steps, taken, waits
 from activities.stores import Stores
 from activities.tables.delta import TABLES
 from activities.tables.stored import DEAD_ADDRESS, DEAD_SINCE
@@ -32,6 +33,8 @@ REMEMBERED = timedelta(days=100)
 again by the same id after that is a new one."""
 FORGOTTEN_AT_ONCE = 10_000
 """Events deleted in one transaction, so that others come in between."""
+STAYS_AT_ONCE = 2_000
+"""Passages whose waits are looked at, and deleted, at once."""
 LEAST = timedelta(hours=1)
 """Shortest time that replaced files stay: an evaluation that began before may read them for as long."""
 
@@ -110,6 +113,7 @@ def tidy_tables(stores: Stores, given: UpkeepInput) -> UpkeepReport:
         tables=[one for one in tidied if one is not None],
         dead_devices=buried,
         events=forget_events(stores, before=now - REMEMBERED, dry_run=given.dry_run),
+        waits=forget_waits(stores, before=now - retain, dry_run=given.dry_run),
         snapshots=remove_snapshots(stores, before=now - retain, dry_run=given.dry_run),
     )
 
@@ -139,6 +143,53 @@ def forget_events(stores: Stores, *, before: datetime, dry_run: bool = False) ->
     ):
         forgotten += gone
     return forgotten
+
+
+def forget_waits(stores: Stores, *, before: datetime, dry_run: bool = False) -> int:
+    """Have the ledger forget what those have waited for who left, and which pauses held them. Blocking.
+
+    What a wait ended with stays, as the answer of its element.
+
+    Args:
+        stores: The ledger.
+        before: Those who left later stay, UTC.
+        dry_run: Forget nothing, and tell how much would be.
+
+    Returns:
+        How many records are forgotten.
+
+    Raises:
+        StoreUnavailable: The ledger cannot be read or written. Asking again does what is missing.
+    """
+    database, forgotten = stores.ledger.database, 0
+    do = database.read if dry_run else database.write_now
+    for table in (waits, hits, held):
+        last: str | None = ""
+        while last is not None:
+            last, number = do(partial(_some_waits, table=table, after=last, before=before, dry_run=dry_run))
+            forgotten += number
+    return forgotten
+
+
+def _some_waits(
+    connection: Connection, *, table: Table, after: str, before: datetime, dry_run: bool
+) -> tuple[str | None, int]:
+    """Forget what is due of the next passages, in their order: so neither a question nor a deletion is long.
+
+    Returns:
+        The last of these passages, None where there are no more; and how many records are forgotten.
+    """
+    own = table.c.passage
+    query = select(own).where(own > after).distinct().order_by(own).limit(STAYS_AT_ONCE)
+    some = connection.execute(query).scalars().all()
+    if not some:
+        return None, 0
+    last = some[-1]
+    left = select(passages.c.passage).where(passages.c.passage == own, passages.c.closed_at < instant(before))
+    due = (own > after, own <= last, left.exists())
+    if dry_run:
+        return last, int(connection.execute(select(func.count()).select_from(table).where(*due)).scalar_one())
+    return last, connection.execute(delete(table).where(*due)).rowcount
 
 
 def remove_snapshots(stores: Stores, *, before: datetime, dry_run: bool = False) -> int:

@@ -78,6 +78,8 @@ def upkeep(retain: str, dry_run: bool, every: str | None) -> None:
         people().print(f"dead addresses written into the table of devices: {report.dead_devices}")
     if report.events:
         people().print(f"events forgotten by the ledger, done long ago: {report.events}")
+    if report.waits:
+        people().print(f"waits forgotten by the ledger, of users who left: {report.waits}")
     if report.snapshots:
         people().print(f"audiences removed, from which nobody enters any more: {report.snapshots}")
 

@@ -16,14 +16,14 @@ from urllib.parse import quote
 
 import polars as pl
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 from temporalio.client import Client, ScheduleOverlapPolicy, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.service import RPCError
 
 from activities.push.claims import dead_addresses
 from activities.records.admissions import Arrival
 from activities.records.ledger import Evidence
-from activities.records.rows import instant, taken
+from activities.records.rows import held, hits, instant, taken, waits
 from activities.tables.delta import Tables
 from activities.tables.schema import TableName
 from activities.tables.tidying import tidy
@@ -238,6 +238,37 @@ def test_the_ledger_forgets_events_that_were_done_long_ago(house: House) -> None
     assert tidy_tables(house.stores, UpkeepInput()).events == 0
 
 
+async def test_the_ledger_forgets_waits_of_those_who_left(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a user waited for, and what held him, goes some days after he left; of those inside it stays."""
+    monkeypatch.setattr("activities.upkeep.STAYS_AT_ONCE", 2)
+    ledger, now = house.stores.ledger, datetime.now(UTC)
+    where = Arrival("e", "j", 1, "start", "never", now - 90 * DAY)
+    admitted = [one.passage for one in await ledger.admit(where, [f"u{number}" for number in range(7)])]
+    for number, passage in enumerate(admitted[:6]):
+        await ledger.close({passage: Leave(exit="", reason="removed")}, now - (30 if number < 5 else 3) * DAY)
+    common = {"journey": "j", "element": "wait", "user_id": "u", "key": ""}
+    wait = {"version": 1, "digest": "d", "begun_at": instant(now), "deadline": instant(now), "open": 0}
+    hit = {"branch": "came", "place": 0, "event_id": "e", "at": instant(now), "properties": "{}"}
+    hold = {"epoch": 1, "due_at": instant(now), "signalled": 1}
+
+    def write(connection: Connection) -> None:
+        for passage in admitted:
+            for step in (1, 2):
+                own = {"passage": passage, "step": step}
+                connection.execute(waits.insert(), {**common, **own, **wait})
+                connection.execute(hits.insert(), {**own, **hit})
+                connection.execute(held.insert(), {**common, **own, **hold})
+
+    ledger.database.write_now(write)
+    assert tidy_tables(house.stores, UpkeepInput(dry_run=True)).waits == 30
+    assert tidy_tables(house.stores, UpkeepInput()).waits == 30
+    for table in (waits, hits, held):
+        query = select(table.c.passage).distinct()
+        left = ledger.database.read(lambda connection, query=query: connection.execute(query).scalars().all())
+        assert sorted(left) == sorted(admitted[5:])
+    assert tidy_tables(house.stores, UpkeepInput()).waits == 0
+
+
 DEVICES = """\
 device_id,user_id,platform,provider,token,last_seen,opt_in
 p1,u1,ios,apns,aa,2026-03-01T10:00:00Z,true
@@ -369,6 +400,7 @@ def test_the_command(house: House) -> None:
             "tables": [{**foretold["tables"][0], "version": 2}, foretold["tables"][1]],
             "dead_devices": 0,
             "events": 0,
+            "waits": 0,
             "snapshots": 0,
         },
     )

@@ -50,6 +50,8 @@ class UpkeepReport(Wire):
     """Devices of whose dead address the table tells from now on; would tell, in a dry run."""
     events: int = 0
     """Events that the ledger has forgotten, done long ago: the table has them; would forget."""
+    waits: int = 0
+    """Records of waits and pauses that the ledger has forgotten, of users who left; would forget."""
     snapshots: int = 0
     """Audiences that were evaluated, from which nobody enters any more, and which were removed; would be."""
 
