@@ -13,6 +13,7 @@ from temporalio.client import Client, WithStartWorkflowOperation
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.testing import WorkflowEnvironment
 
+from activities.life import stats_of
 from activities.records.reports import list_pushes
 from tests.house import DEVICES, SAMPLE_DOCUMENTS, USERS, House, open_house
 from tests.test_user_journey import DECIDING, until_at
@@ -30,6 +31,9 @@ from workflows.contracts import (
     UserGiven,
 )
 from workflows.events import EVENTS_ID, EventTaken
+
+STREAMED = 60
+"""Users who enter one after the other; the server suggests to continue as new from 30 events on."""
 
 LONG = """\
 journey: long
@@ -149,3 +153,35 @@ async def test_a_journey_that_continues_as_new_keeps_its_place(short_house: Hous
     assert (stats.entered, stats.refused, stats.exited) == (5, {"already-inside": 1}, {"finished": 5})
     tables = house.stores.tables
     assert tables.collect(tables.scan("events").filter(user_id="u5")).height == 20
+
+
+STREAM = """\
+journey: stream
+reentry: after_exit
+entries: {asked: {kind: api-entry, next: out}}
+elements: {out: {kind: exit}}
+"""
+
+
+async def test_a_journey_continues_as_new_under_a_stream_of_updates(short_house: House) -> None:
+    """Users enter without a pause between two updates: the journey continues as new in time, and each one enters."""
+    house, entered = short_house, list[str]()
+    house.save(STREAM)
+    house.load("users", "user_id\n" + "".join(f"s{number}\n" for number in range(STREAMED)))
+    numbers = iter(range(STREAMED))
+    async with house.serving(DECIDING) as client:
+        await house.engine.start("stream", client=client)
+        operator = Operator(client, "stream")
+
+        async def stream() -> None:
+            for number in numbers:
+                report = await operator.enter(EnterRequest(users=[UserGiven(user_id=f"s{number}")]))
+                entered.extend(report.entered)
+
+        await asyncio.gather(*(stream() for _ in range(9)))
+        await operator.finish(FinishRequest(inside="end"))
+        lengths = [run.history_length async for run in client.list_workflows("WorkflowId = 'journey/stream'")]
+    assert len(lengths) > 1
+    assert max(lengths) < 200
+    assert len(entered) == STREAMED
+    assert stats_of(house.stores, "stream").entered == STREAMED

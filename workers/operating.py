@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -27,6 +29,10 @@ from workflows.contracts import (
     journey_workflow_id,
 )
 from workflows.errors import Fault, RefusedError
+from workflows.turnover import ASK_AGAIN
+
+TURNOVER_SECONDS, TURNOVER_PAUSE_SECONDS = 60.0, 0.2
+"""How long, and how often, an update is given again that came while the journey's workflow continues as new."""
 
 Report = TypeVar("Report", LifeReport, EnterReport)
 
@@ -80,31 +86,40 @@ class Operator:
         handle = self._client.get_workflow_handle(journey_workflow_id(self.journey))
         patience = timedelta(seconds=WORKER_SECONDS)
         given = {} if argument is None else {"arg": argument}
-        try:
-            update = await handle.start_update(
-                name,
-                **given,
-                wait_for_stage=WorkflowUpdateStage.ACCEPTED,
-                result_type=report,
-                rpc_timeout=patience,
-            )
-            found: Report = await update.result()
-            return found
-        except WorkflowUpdateFailedError as error:
-            raise _refusal(error) from None
-        except (WorkflowUpdateRPCTimeoutOrCancelledError, RPCError) as error:
-            if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
-                raise RefusedError(
-                    f"the journey {self.journey!r} does not run",
-                    code="not-running",
-                    hint=f"start it with: journeys start {self.journey}",
-                ) from None
-            if isinstance(error, RPCError) and error.status not in UNANSWERED:
-                raise
-            raise NoWorker(
-                f"no worker answers for the journey {self.journey!r} within {WORKER_SECONDS:g} s",
-                hint="run `journeys worker`, or `journeys dev`, with the same home and the same server",
-            ) from error
+        until = time.monotonic() + TURNOVER_SECONDS
+        while True:
+            try:
+                update = await handle.start_update(
+                    name,
+                    **given,
+                    wait_for_stage=WorkflowUpdateStage.ACCEPTED,
+                    result_type=report,
+                    rpc_timeout=patience,
+                )
+                found: Report = await update.result()
+                return found
+            except WorkflowUpdateFailedError as error:
+                if not _is_to_come_again(error) or time.monotonic() >= until:
+                    raise _refusal(error) from None
+            except (WorkflowUpdateRPCTimeoutOrCancelledError, RPCError) as error:
+                if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
+                    raise RefusedError(
+                        f"the journey {self.journey!r} does not run",
+                        code="not-running",
+                        hint=f"start it with: journeys start {self.journey}",
+                    ) from None
+                if isinstance(error, RPCError) and error.status not in UNANSWERED:
+                    raise
+                raise NoWorker(
+                    f"no worker answers for the journey {self.journey!r} within {WORKER_SECONDS:g} s",
+                    hint="run `journeys worker`, or `journeys dev`, with the same home and the same server",
+                ) from error
+            await asyncio.sleep(TURNOVER_PAUSE_SECONDS)
+
+
+def _is_to_come_again(error: WorkflowUpdateFailedError) -> bool:
+    """Tell whether an update was refused only since the workflow is about to continue as new."""
+    return isinstance(error.cause, ApplicationError) and error.cause.type == ASK_AGAIN
 
 
 def _refusal(error: WorkflowUpdateFailedError) -> Exception:

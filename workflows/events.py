@@ -8,6 +8,7 @@ from temporalio import activity, workflow
 from temporalio.common import RetryPolicy
 
 from workflows.contracts import USERS_QUEUE, EventGiven, Lean, Wire
+from workflows.turnover import Turnover
 
 EVENTS_ID = "events"
 """Id of the workflow: there is one, started by the first event."""
@@ -44,6 +45,10 @@ async def take_event(given: EventGiven) -> EventTaken:
 class Events:
     """Takes events as updates, for ever."""
 
+    def __init__(self) -> None:
+        """Start with nothing under way."""
+        self._turnover = Turnover()
+
     @workflow.run
     async def run(self, given: EventsInput | None = None) -> None:
         """Wait for events, and continue as new before the history grows large.
@@ -52,7 +57,7 @@ class Events:
             given: Nothing.
         """
         await workflow.wait_condition(workflow.info().is_continue_as_new_suggested)
-        await workflow.wait_condition(workflow.all_handlers_finished)
+        await self._turnover.gap()
         workflow.continue_as_new(given)
 
     @workflow.update
@@ -75,3 +80,7 @@ class Events:
             retry_policy=PATIENCE,
             summary=f"{given.event}: {given.user_id}",
         )
+
+    @event.validator
+    def _can_take(self, given: EventGiven) -> None:
+        self._turnover.refuse()

@@ -46,6 +46,7 @@ from workflows.contracts import (
     wait_until_empty,
 )
 from workflows.enrolment import HEARTBEAT, LONGEST, PATIENCE, QUICK, admit, evaluate
+from workflows.turnover import Turnover
 
 KNOWN_EVERYWHERE = timedelta(seconds=3)
 """How long after a pause is committed every worker knows of it, or has stopped trusting what it knows."""
@@ -87,6 +88,7 @@ class Journey:
         self._entering: list[EnrolmentRequest] = []
         self._turn = asyncio.Lock()
         self._turns = 0
+        self._turnover = Turnover()
 
     @workflow.run
     async def run(self, given: JourneyInput = NO_INPUT) -> Stats:
@@ -108,7 +110,7 @@ class Journey:
             if ended is not None:
                 break
             if workflow.info().is_continue_as_new_suggested() and not self._entering:
-                await workflow.wait_condition(workflow.all_handlers_finished)
+                await self._turnover.gap()
                 if not self._entering:  # a revision that has finished in the meantime may have an audience enter
                     self._go_on(given)
         self._stats = ended
@@ -330,6 +332,7 @@ class Journey:
     def _can_refresh(self) -> None:
         """Refuse while there is nothing to count."""
         self._request()
+        self._turnover.refuse()
 
     @workflow.update
     async def pause(self) -> LifeReport:
@@ -447,6 +450,10 @@ class Journey:
         return await self._turn_life(enter, life, f"Enter: {len(request.users)} users")
 
     @enter.validator
+    def _can_enter(self, request: EnterRequest) -> None:
+        self._refuse_enter(request)
+        self._turnover.refuse()
+
     def _refuse_enter(self, request: EnterRequest) -> None:
         self._require_opened()
         if self._paused or self._finishing:
@@ -467,6 +474,7 @@ class Journey:
     @remove.validator
     def _refuse_remove(self, request: TakeOutRequest) -> None:
         self._require_opened()
+        self._turnover.refuse()
 
     @workflow.update(name="move")
     async def move_user(self, request: MoveRequest) -> LifeReport:
@@ -481,6 +489,7 @@ class Journey:
     @move_user.validator
     def _refuse_move(self, request: MoveRequest) -> None:
         self._require_opened()
+        self._turnover.refuse()
 
 
 def _refused(message: str) -> ApplicationError:
