@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import select
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
@@ -32,6 +33,7 @@ from activities.life import Endings, LifeActivities, stats_of
 from activities.noticing import Notices
 from activities.records.admissions import Arrival
 from activities.records.reports import explain, list_pushes
+from activities.records.rows import taken
 from tests.house import House, events_of
 from tests.worker_that_dies import until
 from workers.connecting import create_search_attributes
@@ -39,7 +41,9 @@ from workflows.contracts import (
     JOURNEYS_QUEUE,
     PUSH_QUEUE,
     USERS_QUEUE,
+    EventGiven,
     JourneyRequest,
+    RemoveRequest,
     UserJourneyInput,
     UserJourneyResult,
     user_of_workflow,
@@ -365,6 +369,23 @@ async def test_a_terminated_run_is_reconciled(house: House) -> None:
     assert (passed.state, passed.reason, passed.exit) == ("left", "terminated", None)
 
 
+@pytest.mark.parametrize("removed", [False, True])
+async def test_an_event_sent_to_a_run_that_leaves_is_kept(house: House, removed: bool) -> None:
+    """Events that a client sends to a run while its last element is busy, or as it is taken out, are taken all."""
+    async with open_door(house) as client:
+        run = await until_at(client, "held", "hold")
+        for name in ("first", "second"):
+            await run.signal("event", EventGiven(event="called", event_id=name))
+        if removed:
+            await run.signal("remove", RemoveRequest())
+        async with house.serving((PUSH_QUEUE,)):
+            result = await asyncio.wait_for(run.result(), 20)
+    assert result["reason"] == "end"
+    query = select(taken.c.event_id, taken.c.user_id, taken.c.done).order_by(taken.c.taken_at)
+    rows = house.stores.ledger.database.read(lambda connection: connection.execute(query).all())
+    assert [tuple(row) for row in rows] == [("first", "held", 1), ("second", "held", 1)]
+
+
 async def test_who_was_admitted_and_never_started_is_not_left_behind(house: House) -> None:
     """A user whose run nobody started, since whoever admitted him died, is started by the journey that watches."""
     async with open_door(house) as client:
@@ -385,6 +406,7 @@ async def test_a_journey_that_closes_starts_whoever_was_left_behind(house: House
     where = Arrival("dead", "door", 1, "start", "never", now - timedelta(minutes=2))
     (admission,) = await house.stores.ledger.admit(where, ["u1"])
     closing = JourneyRequest(journey="door", version=1, launch="one", now=now)
+    close = LifeActivities(house.stores, Notices(house.stores)).close_journey
     with pytest.raises(ApplicationError, match="1 users have come into 'door'"):
         await ActivityEnvironment(client=client).run(
             LifeActivities(house.stores, Notices(house.stores)).close_journey, closing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import NamedTuple, TypeVar
 from uuid import NAMESPACE_URL, uuid5
@@ -44,6 +45,7 @@ from workflows.contracts import (
     webhook,
 )
 from workflows.documents import BRANCH_LABELS
+from workflows.events import take_event
 
 LOCAL_ATTEMPT = timedelta(seconds=2)
 """Longest a local activity may take: it holds a workflow slot meanwhile."""
@@ -56,6 +58,9 @@ ACTION_ATTEMPT = timedelta(minutes=1)
 PATIENCE = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
 """Retries of ordinary activities: without end, since an outage must lose nobody."""
 ONCE = RetryPolicy(maximum_attempts=1)
+
+HANDED_OVER = "events handed over at the end"
+"""Names a change that runs from before it do not follow: so that they replay as they went."""
 
 NO_INPUT = UserJourneyInput(journey="", user_id="")
 """Stands for the input that a client forgot: the run is refused by its id, in place of failing its task."""
@@ -160,6 +165,7 @@ class UserJourney:
             if outcome.learned:
                 self._seen = workflow.now()
             left, until = outcome.left, None
+        await self._hand_over(given)
         self._tell(f"Left by **{left.exit}**." if left.exit else f"Left early: **{left.reason}**.")
         return UserJourneyResult(admitted=True, reason=left.reason, exit=left.exit)
 
@@ -193,7 +199,8 @@ class UserJourney:
         while True:
             # Cleared before the question: a signal that comes while it is answered asks again.
             woken, self._woken = self._woken, bool(self._events[1:])
-            event = self._events.pop(0) if self._events else None
+            # Who leaves is asked nothing more: what he did is handed over at the end.
+            event = self._events.pop(0) if self._events and not self._leaving else None
             visit = visit.model_copy(update={"leave": self._leaving, "event": event, "woken": woken})
             outcome = await self._ask(kind, visit)
             # Whoever moves begins anew, so what was sent to this run is taken before.
@@ -274,6 +281,22 @@ class UserJourney:
             retry_policy=PATIENCE,
             summary=summary,
         )
+
+    async def _hand_over(self, given: UserJourneyInput) -> None:
+        """Have the events taken that were sent to this run, and that no element of it was asked with."""
+        # The marker costs two events, and only where there is something to hand over.
+        while self._events and workflow.patched(HANDED_OVER):
+            event = self._events.pop(0)
+            named = {"user_id": event.user_id or given.user_id, "at": event.at or workflow.now()}
+            with suppress(ActivityError):  # one that cannot be taken as it is: nobody is left to be told
+                await workflow.execute_activity(
+                    take_event,
+                    event.model_copy(update=named),
+                    task_queue=USERS_QUEUE,
+                    start_to_close_timeout=DECISION_ATTEMPT,
+                    retry_policy=PATIENCE,
+                    summary=f"{event.event}: {given.user_id}",
+                )
 
     def _tell(self, now: str) -> None:
         """Tell in Temporal's UI where the user is, and the way there."""
