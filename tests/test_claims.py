@@ -54,7 +54,8 @@ class Pushing:
 
     async def claim(self, **tokens: str) -> Claim:
         """Try to claim devices, each named with its token."""
-        own = {"passage": self.visit.passage, "step": 1, "journey": "j", "version": 1, "element": "promo"}
+        visit = self.visit
+        own = {"passage": visit.passage, "step": 1, "journey": "j", "version": visit.version, "element": visit.element}
         own |= {"user_id": "u1", "at": "2026-03-01T12:00:00.000000Z", "provider": "apns", "outcome": CLAIMED}
         rows = [
             {**own, "device_id": device, "token": token, "title": "Hi", "message": "{}", "attempts": 1, "sent_at": None}
@@ -184,3 +185,21 @@ async def test_a_late_answer_opens_nothing_again(ledger: Ledger) -> None:
     assert (later.send, push.outcomes) == ([], {"d1": UNKNOWN})
     assert await push.settle(d1=THROTTLED) == later.stored
     assert push.outcomes == {"d1": WITHDRAWN}
+
+
+@pytest.mark.parametrize("another_push", [True, False])
+async def test_a_revision_between_two_tries_leaves_nothing_open(ledger: Ledger, another_push: bool) -> None:
+    """Moved on between two tries: another push in its place sends what was not sent, and nothing else does."""
+    push = await Pushing.entered(ledger)
+    await push.claim(d1="t1", d2="t2")
+    await push.settle(d1=ACCEPTED, d2=THROTTLED)
+    assert await ledger.move(push.visit, 2, "other", None, keeps=False, abandons=not another_push) is None
+    push.visit = push.visit.model_copy(update={"version": 2, "element": "other"})
+    if not another_push:
+        assert push.outcomes == {"d1": ACCEPTED, "d2": WITHDRAWN}
+        return
+    assert (await push.claim(d1="t1", d2="t2")).send == ["d2"]
+    await push.settle(d2=ACCEPTED)
+    query = select(pushes.c.device_id, pushes.c.element, pushes.c.version).order_by(pushes.c.device_id)
+    rows = ledger.database.read(lambda connection: connection.execute(query).all())
+    assert [tuple(row) for row in rows] == [("d1", "promo", 1), ("d2", "other", 2)]

@@ -22,7 +22,7 @@ from activities.segments.memberships import at_hand
 from activities.stores import Stores, leave_by
 from activities.tables.schema import Kind
 from workflows.contracts import EventGiven, Move, Outcome, Visit
-from workflows.documents import JourneyDocument, TimeDelay, WaitForTrigger
+from workflows.documents import JourneyDocument, Push, TimeDelay, WaitForTrigger
 from workflows.errors import NotFoundError
 from workflows.graph import says_the_same
 
@@ -314,8 +314,10 @@ class Passing:
     async def _move(self, visit: Visit, version: int, meant: SavedJourney, element: str) -> Outcome:
         """Hand the user over to an element of a version; what is the same in both goes on as it was."""
         before = self.stores.catalogue.journey(visit.digest).document.elements[visit.element]
-        keeps = says_the_same(before, meant.document.elements[element])
-        moved = await self.stores.ledger.move(visit, version, element, leave_by(meant, element), keeps=keeps)
+        after = meant.document.elements[element]
+        keeps, abandons = says_the_same(before, after), isinstance(before, Push) and not isinstance(after, Push)
+        leave = leave_by(meant, element)
+        moved = await self.stores.ledger.move(visit, version, element, leave, keeps=keeps, abandons=abandons)
         if moved is not None:
             return moved
         until = visit.until if keeps else None

@@ -61,6 +61,10 @@ OUTCOMES: dict[Verdict, str] = {
 
 PATIENCE_OVER = "its time was over before it could be sent"
 
+AGAIN = ("version", "element", "provider", "token", "title", "message", "outcome")
+"""What a push that is claimed again takes from the present: also the element, where a revision has put another one in
+its place."""
+
 RESEND_LIMIT = 3
 """Most times that a transactional push is sent whose answers never came."""
 
@@ -310,7 +314,7 @@ class Claims:
 
     def _claim_again(self, connection: Connection, visit: Visit, row: Mapping[str, Any], attempts: int) -> None:
         """Claim a push that was not sent, as it is now: the device may have another address by now, or language."""
-        again = {name: row[name] for name in ("provider", "token", "title", "message", "outcome")}
+        again = {name: row[name] for name in AGAIN}
         again |= {"attempts": attempts, "sent_at": instant(datetime.now(UTC)), "detail": None}
         connection.execute(update(pushes).where(*_of(visit), pushes.c.device_id == row["device_id"]).values(**again))
 

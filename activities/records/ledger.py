@@ -16,7 +16,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, func, select, update
 
 from activities.records.admissions import Admissions
-from activities.records.rows import hits, instant, journeys, moves, passages, revisions, steps, waits
+from activities.records.outcomes import abandon
+from activities.records.rows import hits, instant, journeys, moves, passages, pushes, revisions, steps, waits
 from workflows.contracts import Leave, Outcome, Versions, Visit
 from workflows.errors import NotWarm
 
@@ -186,7 +187,14 @@ class Ledger(Admissions):
         return await self.database.write(work, keys=[visit.user_id])
 
     async def move(
-        self, visit: Visit, version: int, element: str, leave: Leave | None, *, keeps: bool
+        self,
+        visit: Visit,
+        version: int,
+        element: str,
+        leave: Leave | None,
+        *,
+        keeps: bool,
+        abandons: bool = False,
     ) -> Outcome | None:
         """Hand a passage over to another version, at the element that a visit is about or the one in its place.
 
@@ -196,6 +204,7 @@ class Ledger(Admissions):
             element: Where, in that version.
             leave: How the user leaves, where that is an exit.
             keeps: Whether the element is the same in both versions: what was waited for, and came, stays.
+            abandons: Whether the visit is to a push, and no push takes its place: what it has not sent is not sent.
 
         Returns:
             What is written down for the visit already, or how the user left; None when he goes on in the other version.
@@ -222,6 +231,8 @@ class Ledger(Admissions):
             connection.execute(statement.on_conflict_do_update(index_elements=["passage", "step"], set_=to))
             for table in (waits, hits) if not keeps else ():
                 connection.execute(delete(table).where(table.c.passage == visit.passage, table.c.step == visit.step))
+            if abandons:
+                abandon(connection, pushes.c.passage == visit.passage, pushes.c.step == visit.step)
             if leave is not None:
                 self._close(connection, visit.passage, leave, instant(visit.now))
                 return Outcome(left=leave)
