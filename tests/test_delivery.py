@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from activities.life import stats_of
 from activities.push.apns import Apns, ApnsConfig
@@ -21,6 +22,7 @@ from activities.push.provider import Answer, Verdict
 from activities.push.rates import Rates
 from activities.records.database import BUSY_SECONDS
 from activities.records.reports import list_pushes
+from activities.records.rows import pushes
 from tests.apns_peer import ApnsPeer, Behaviour
 from tests.certificates import make_authority, private_pem, public_pem, server_certificate, signing_key
 from tests.house import House
@@ -298,6 +300,35 @@ async def test_a_push_that_waits_for_credentials_gives_up_in_time(apple: Apple) 
     stats = await asyncio.wait_for(apple.run(), 40)
     assert stats.elements["promo"].users == {"gave-up": 1, "skipped: no-matching-device": 1}
     assert (apple.outcomes, len(apple.peer.received)) == ({"d2": "gave-up"}, 1)
+
+
+async def test_a_provider_that_is_missing_holds_up_no_other(apple: Apple) -> None:
+    """A device whose provider no worker has waits, and gives up in time; the user's other devices get it at once."""
+    apple.house.load("devices", "device_id,user_id,platform,provider,token,opt_in\nd8,u2,android,fcm,t8,true\n")
+    apple.save(ttl="2s")
+    running = asyncio.create_task(apple.run())
+    await asyncio.wait_for(_until(lambda: apple.outcomes.get("d2") == "accepted"), 20)
+    assert (apple.outcomes["d3"], apple.outcomes["d8"]) == ("accepted", "not-sent")
+    stats = await asyncio.wait_for(running, 40)
+    assert stats.elements["promo"].devices == {"accepted": 4, "gave-up": 1}
+    assert stats.elements["promo"].users == {"accepted": 2}
+    assert apple.peer.duplicates == 0
+
+
+async def test_whatever_a_provider_says_can_be_written_down(apple: Apple) -> None:
+    """An answer with what no database holds, or far too long, is written down as well as may be."""
+    apple.save("devices: {attribute: app_version, at_least: 3.10.0}")
+
+    async def answer(_: str) -> Answer:
+        return Answer(Verdict.MESSAGE_BAD, f"no \0 \ud800 {'x' * 5_000}")
+
+    plugin = JourneysPlugin(apple.house.stores, sandbox=True, providers={"apns": Answering(answer)})
+    async with apple.house.serving(plugin=plugin) as client:
+        report = await apple.house.engine.start("apple", client=client)
+        await asyncio.wait_for(apple.house.engine.result(report, client=client), 30)
+    query = select(pushes.c.detail).where(pushes.c.outcome == "refused")
+    said = apple.house.stores.ledger.database.read(lambda connection: connection.execute(query).scalars().all())
+    assert said == [f"no \ufffd ? {'x' * 293}"]
 
 
 async def test_a_phone_that_was_registered_twice_gets_a_push_once(apple: Apple) -> None:

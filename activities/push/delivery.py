@@ -9,7 +9,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -64,6 +64,9 @@ BROKEN_SECONDS = 60.0
 SETTLE_SECONDS = 20.0
 """How long answers are kept while the ledger cannot be written: with the provider's own time within an attempt."""
 SETTLE_PAUSE_SECONDS = 0.5
+
+DETAIL_LIMIT = 300
+"""Longest detail of an answer that is kept, in characters."""
 
 USER_OUTCOMES = (ACCEPTED, UNKNOWN, REFUSED, TOKEN_DEAD, GAVE_UP, WITHDRAWN)
 """What is said of a user with several devices: the first of these that one of them met."""
@@ -187,7 +190,7 @@ class PushActivities:
         if remote and activity.info().attempt > 1 and self._is_stale(element):
             return _not_sent(element, GAVE_UP, PATIENCE_OVER)
         self._require_good_minute(visit, element, remote)
-        await self._require_allowance(remote, devices)
+        waiting = await self._waiting(devices)
         resend, finish = element.purpose == "transactional", _finisher(case)
         claim = await claims.claim(
             visit,
@@ -204,13 +207,10 @@ class PushActivities:
         if claim.capped:
             return _not_sent(element, CAPPED, "the frequency cap is reached")
         sending = [name for name in claim.send if name in devices]
-        answers = dict(
-            zip(
-                sending,
-                await asyncio.gather(*(self._send(case, devices[name], messages[name]) for name in sending)),
-                strict=True,
-            )
-        )
+        ready = [name for name in sending if devices[name]["provider"] not in waiting]
+        sent = await asyncio.gather(*(self._send(case, devices[name], messages[name]) for name in ready))
+        answers = {name: waiting.get(devices[name]["provider"], Answer(Verdict.NOT_SENT)) for name in sending}
+        answers.update(zip(ready, sent, strict=True))
         left = self._seconds_left(element)
         settle = functools.partial(claims.settle, visit, answers, resend=resend, give_up=left <= 0, finish=finish)
         stored = await _insisting(settle)
@@ -229,31 +229,48 @@ class PushActivities:
                 next_retry_delay=timedelta(seconds=wait),
             )
 
-    async def _require_allowance(self, providers: set[str], devices: Mapping[str, Mapping[str, Any]]) -> None:
-        """Wait for the providers' allowances before anything is claimed, so that waiting leaves nothing unknown."""
-        until = time.monotonic() + RATE_PATIENCE_SECONDS
-        for name in sorted(providers):
+    async def _waiting(self, devices: Mapping[str, Mapping[str, Any]]) -> dict[str, Answer]:
+        """Ask before anything is claimed which providers have to wait, so that waiting leaves nothing unknown.
+
+        Args:
+            devices: Device id to row, of all that are to be sent to.
+
+        Returns:
+            Provider to why nothing is sent by it now, and for how long; the others may send to their devices.
+
+        Raises:
+            ApplicationError: All devices have to wait.
+        """
+        until, found = time.monotonic() + RATE_PATIENCE_SECONDS, dict[str, Answer]()
+        for name, number in sorted(Counter(str(device["provider"]) for device in devices.values()).items()):
+            if name == OUTBOX:
+                continue
+            broken, said = self._broken.get(name, (0.0, ""))
             if name not in self._providers:
                 known = ", ".join(sorted({OUTBOX, *self._providers}))
-                raise as_application_error(
-                    PushError(
-                        f"a device names the provider {name!r}, which this worker does not have: it has {known}. Set "
-                        "it up, see `journeys settings`, or import the device again without it"
-                    ),
-                    next_retry_delay=timedelta(seconds=BROKEN_SECONDS),
+                found[name] = _not_now(
+                    f"a device names the provider {name!r}, which this worker does not have: it has {known}. Set it "
+                    "up, see `journeys settings`, or import the device again without it",
+                    BROKEN_SECONDS,
                 )
-            until, said = self._broken.get(name, (0.0, ""))
-            if (left := until - time.monotonic()) > 0:
-                raise as_application_error(
-                    PushError(f"{name} refuses our credentials: {said}. Mend its key; pushes wait and go on"),
-                    next_retry_delay=timedelta(seconds=left + 1),
-                )
-            for _ in range(sum(device["provider"] == name for device in devices.values())):
-                if not await self._stores.rates.take(name, until - time.monotonic()):
-                    raise as_application_error(
-                        PushError(f"the allowance of {name} is used up: this push waits its turn"),
-                        next_retry_delay=timedelta(seconds=RETRY_FLOOR_SECONDS),
-                    )
+            elif (left := broken - time.monotonic()) > 0:
+                mend = f"{name} refuses our credentials: {said}. Mend its key; pushes wait and go on"
+                found[name] = _not_now(mend, left + 1)
+            elif not await self._may_send(name, number, until):
+                used_up = f"the allowance of {name} is used up: this push waits its turn"
+                found[name] = _not_now(used_up, RETRY_FLOOR_SECONDS)
+        if found and all(device["provider"] in found for device in devices.values()):
+            first = min(found.values(), key=lambda answer: answer.retry_after or 0)
+            delay = timedelta(seconds=first.retry_after or RETRY_FLOOR_SECONDS)
+            raise as_application_error(PushError(first.detail), next_retry_delay=delay)
+        return found
+
+    async def _may_send(self, provider: str, number: int, until: float) -> bool:
+        """Take as many messages from a provider's allowance, waiting for them until a moment of the monotonic clock."""
+        for _ in range(number):
+            if not await self._stores.rates.take(provider, until - time.monotonic()):
+                return False
+        return True
 
     async def _send(self, case: Case[Push], device: Mapping[str, Any], message: Rendered) -> Answer:
         """Send to one device; again at once where the provider has provably not processed it and nothing forbids it."""
@@ -270,10 +287,11 @@ class PushActivities:
                 answer = Answer(Verdict.MESSAGE_BAD, str(error))
             except Exception as error:  # one device's answer must not be the loss of the others'
                 activity.logger.exception("%s failed in an unforeseen way", provider.name)
-                answer = Answer(Verdict.UNKNOWN, f"unforeseen: {type(error).__name__}: {error}"[:200])
+                answer = Answer(Verdict.UNKNOWN, f"unforeseen: {type(error).__name__}: {error}")
             if answer.verdict is not Verdict.NOT_SENT or time.monotonic() - began > RESEND_SECONDS:
                 break
             await asyncio.sleep(RESEND_PAUSE_SECONDS * (attempt + 1))
+        answer = replace(answer, detail=_storable(answer.detail[:DETAIL_LIMIT]))
         if answer.verdict is Verdict.CONFIG_BAD:
             self._broken[provider.name] = (time.monotonic() + BROKEN_SECONDS, answer.detail)
             activity.logger.error("%s refuses our credentials: %s", provider.name, answer.detail)
@@ -324,7 +342,7 @@ class PushActivities:
             "at": instant(visit.now),
             "provider": device["provider"],
             "outcome": ACCEPTED if device["provider"] == OUTBOX else CLAIMED,
-            "title": message.title,
+            "title": _storable(message.title),
             "message": json.dumps(message.model_dump(exclude_none=True), ensure_ascii=False),
             "token": device.get("token"),
             "push_id": push_id(visit, device["device_id"]),
@@ -332,6 +350,15 @@ class PushActivities:
             "sent_at": instant(datetime.now(UTC)),
             "capped_by": int(counts),
         }
+
+
+def _not_now(detail: str, seconds: float) -> Answer:
+    return Answer(Verdict.NOT_SENT, detail, retry_after=seconds)
+
+
+def _storable(said: str) -> str:
+    """Give a provider's words as every database holds them: whoever gave us an address may have chosen them."""
+    return said.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 
 async def _insisting(settle: Callable[..., Awaitable[Outcome | None]]) -> Outcome | None:
