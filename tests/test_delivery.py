@@ -331,6 +331,25 @@ async def test_whatever_a_provider_says_can_be_written_down(apple: Apple) -> Non
     assert said == [f"no \ufffd ? {'x' * 293}"]
 
 
+async def test_who_opts_out_while_a_push_waits_gets_nothing(apple: Apple) -> None:
+    """A user opts out between two tries of a push: it is withdrawn, and the user goes on without it."""
+    apple.save("devices: {attribute: app_version, at_least: 3.10.0}")
+
+    async def answer(_: str) -> Answer:
+        return Answer(Verdict.RETRY, "429", retry_after=2.0)
+
+    provider = Answering(answer)
+    plugin = JourneysPlugin(apple.house.stores, sandbox=True, providers={"apns": provider})
+    async with apple.house.serving(plugin=plugin) as client:
+        report = await apple.house.engine.start("apple", client=client)
+        await asyncio.wait_for(_until(lambda: apple.outcomes.get("d2") == "throttled"), 20)
+        apple.house.load("devices", "device_id,user_id,platform,opt_in\nd2,u2,ios,false\n")
+        stats = await asyncio.wait_for(apple.house.engine.result(report, client=client), 30)
+    assert stats.elements["promo"].devices == {"withdrawn": 1}
+    assert stats.elements["promo"].users == {"skipped: no-matching-device": 2}
+    assert provider.sent == ["d2"]
+
+
 async def test_a_phone_that_was_registered_twice_gets_a_push_once(apple: Apple) -> None:
     """Two devices of one user with the same address: the one last seen gets the push, and the plan says the same."""
     apple.house.load(

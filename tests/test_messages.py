@@ -75,6 +75,15 @@ def test_values_stand_in_templates() -> None:
     assert render(message("{% if user.age >= 18 %}grown{% else %}young{% endif %}"), None, USER).title == "grown"
 
 
+def test_attributes_may_have_the_names_of_liquid_s_own() -> None:
+    """`size`, `first` and `last` of a user are attributes like any other; where they are missing, they are missing."""
+    own = {"user": {"size": "XL", "first": "Anna", "last": "Ba"}}
+    assert render(message("{{ user.size }} {{ user.first }} {{ user.last }}"), None, own).title == "XL Anna Ba"
+    for name in ("size", "first", "last"):
+        with pytest.raises(MissingValue, match=name):
+            render(message(f"{{{{ user.{name} }}}}"), None, USER)
+
+
 def test_text_is_sent_as_it_was_written() -> None:
     """A value is inserted once and never read as a template, and nothing is escaped."""
     values = {"user": {"first_name": "{{ user.age }} <b>&"}}
