@@ -408,9 +408,7 @@ async def test_a_journey_that_closes_starts_whoever_was_left_behind(house: House
     closing = JourneyRequest(journey="door", version=1, launch="one", now=now)
     close = LifeActivities(house.stores, Notices(house.stores)).close_journey
     with pytest.raises(ApplicationError, match="1 users have come into 'door'"):
-        await ActivityEnvironment(client=client).run(
-            LifeActivities(house.stores, Notices(house.stores)).close_journey, closing
-        )
+        await ActivityEnvironment(client=client).run(close, closing)
     found = house.stores.ledger.admission(admission.passage)
     assert found is not None
     assert found.started
