@@ -195,15 +195,15 @@ def schema(kind: str) -> None:
 def settings() -> None:
     """List each setting, its origin and its meaning.
 
-    Each is an environment variable. Secrets are masked. The connection to Temporal is set as in all its tools, by
-    TEMPORAL_ADDRESS and its like.
+    Each is an environment variable, or a line of the file of settings. Secrets are masked. The connection to Temporal
+    is set as in all its tools, by TEMPORAL_ADDRESS and its like.
     """
     found = load_settings()
     rows = [
         {
             "name": f"JOURNEYS_{name}".upper(),
             "value": _shown(getattr(found, name)),
-            "origin": origin_of(name),
+            "origin": origin_of(name, found),
             "meaning": field.description,
         }
         for name, field in Settings.model_fields.items()
@@ -214,7 +214,7 @@ def settings() -> None:
     console = people()
     for row in rows:
         value = "not set" if row["value"] is None else row["value"]
-        origin = "" if row["origin"] == "default" else "   (from the environment)"
+        origin = {"default": "", row["name"]: "   (from the environment)"}.get(row["origin"], f"   ({row['origin']})")
         console.print(f"[bold]{row['name']}[/] = {escape(str(value))}{origin}")
         console.print(Padding(Text(str(row["meaning"])), (0, 0, 0, 4)), soft_wrap=False)
 

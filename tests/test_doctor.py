@@ -28,6 +28,7 @@ MARKER = "zugzwang"
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ALL = [
     "home",
+    "settings-file",
     "disk",
     "temporal-program",
     "ledger",
