@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from temporalio.api.enums.v1 import IndexedValueType
@@ -18,10 +18,12 @@ from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
 
 from workers.codec import open_codec
-from workers.plugin import JourneysPlugin
 from workers.settings import Settings, temporal_environment
 from workflows.contracts import SEARCH_ATTRIBUTES
 from workflows.errors import JourneyError, RefusedError
+
+if TYPE_CHECKING:
+    from workers.plugin import JourneysPlugin
 
 CONNECT_SECONDS = 5.0
 
@@ -102,6 +104,9 @@ async def connect(
         NoServer: Nothing answers there.
         RefusedError: The file of payload keys cannot be used.
     """
+    # Brings every activity with the libraries of all providers: commands that do not connect start without.
+    from workers.plugin import JourneysPlugin
+
     config = connect_config(settings)
     embedded = embedded_server(settings)
     source = "Temporal's environment configuration says so"

@@ -16,8 +16,8 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from workers.settings_file import FILE_NAME, TEMPORAL_SECRETS, SettingsFile, of_a_stranger, read_settings_file
-from workflows.conditions import Zone, duration
 from workflows.errors import DefinitionError, Fault
+from workflows.scalars import Zone, duration
 
 PREFIX = "JOURNEYS_"
 HOME_NAME = ".journeys"
