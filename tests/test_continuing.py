@@ -158,7 +158,10 @@ async def test_a_journey_that_continues_as_new_keeps_its_last_count(short_house:
     async with short_house.serving(DECIDING) as client:
         await short_house.engine.start("long", client=client)
         life = client.get_workflow_handle("journey/long")
-        begun = (await life.describe()).run_id
+        described = await life.describe()
+        assert await described.static_summary() == "long"
+        assert 'JourneyId = "long"' in (await described.static_details() or "")
+        begun = described.run_id
         for _ in range(20):  # some five events each
             counted = await life.execute_update("refresh")
             await asyncio.sleep(0.2)

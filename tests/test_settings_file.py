@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.commands import Commands
 from tests.test_connecting import configure
@@ -121,6 +124,15 @@ def test_a_file_that_cannot_be_read_is_told(here: Commands, monkeypatch: pytest.
         write()
         (fault,) = faults()
         assert told in fault.message
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.one_of(st.binary(max_size=60), st.text(st.sampled_from("JOURNEYS_POLLERS=\n\r\0#'\" ${}\\x"), max_size=60)))
+def test_any_bytes_are_settings_or_refused(here: Commands, content: bytes | str) -> None:
+    """Whatever a file of settings holds, it is read or refused by one of our errors."""
+    here.write(".journeys/settings.env", content if isinstance(content, bytes) else content.encode())
+    with suppress(DefinitionError):
+        load_settings()
 
 
 def test_a_file_of_another_user_is_not_obeyed(here: Commands, monkeypatch: pytest.MonkeyPatch) -> None:

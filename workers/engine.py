@@ -412,6 +412,9 @@ class Engine:
                 ]
             ),
             static_summary=document.title or document.journey,
+            static_details=f"The life of **{found.name}**, started with version {found.version}. The query `status` "
+            f"tells where it is, `stats` the last count; the update `refresh` counts anew. The runs of its users: "
+            f'`JourneyId = "{found.name}" AND WorkflowType = "UserJourney"`.',
         )
         return handle
 
