@@ -42,6 +42,13 @@ def promtool() -> str:
 
 
 @pytest.fixture(scope="session")
+def systemd_analyze() -> str:
+    """The checker of units that systemd has."""
+    found = shutil.which("systemd-analyze")
+    return found or _missing("systemd-analyze is not installed (on Debian: apt-get install systemd)")
+
+
+@pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A real PostgreSQL server, once for all tests. Without its programs they are left out, but never in CI."""
     programs = find_programs()

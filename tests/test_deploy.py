@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -105,19 +104,17 @@ def test_every_query_of_the_dashboard_is_one(promtool: str, tmp_path: Path) -> N
         run(promtool, "check", "rules", rules(asked[0].removesuffix(")")))
 
 
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit(systemd_analyze: str, tmp_path: Path) -> None:
     """systemd-analyze has nothing to say of the unit, with this Python as its program; a wrong word it finds."""
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is not installed")
     unit = tmp_path / UNIT.name.replace("@", "@users")
     text = UNIT.read_text()
     assert "ExecStart=/opt/journeys/.venv/bin/python -m workers --role %i" in text
     unit.write_text(text.replace("/opt/journeys/.venv/bin/python", sys.executable))
-    assert run("systemd-analyze", "verify", unit).strip() == ""
+    assert run(systemd_analyze, "verify", unit).strip() == ""
     unit.write_text(
         text.replace("KillMode=mixed", "KillMode=mixd").replace("/opt/journeys/.venv/bin/python", "/bin/sh")
     )
-    assert "mixd" in subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True).stderr
+    assert "mixd" in subprocess.run([systemd_analyze, "verify", unit], capture_output=True, text=True).stderr
 
 
 # ------------------------------------------------------------------------------------------------------- the code
