@@ -124,6 +124,10 @@ def test_wrong_settings_are_a_check(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert said.status == 1
     assert [check["check"] for check in said.json["checks"]] == ["settings", "settings"]
     assert "JOURNEYS_POLLERS" in said.json["checks"][1]["message"] + said.json["checks"][0]["message"]
+    file = Commands(tmp_path).write(".journeys/settings.env", "\nJOURNEYS_POLERS=3\n")
+    (unknown, *_) = Commands(tmp_path)("doctor", "--json").json["checks"]
+    assert unknown["message"].startswith(f"{file}:2: ")
+    assert unknown["hint"] == "did you mean 'JOURNEYS_POLLERS'?"
 
 
 def test_a_home_that_cannot_be_is_told(tmp_path: Path) -> None:

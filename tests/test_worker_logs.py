@@ -185,15 +185,16 @@ def test_what_a_database_refuses_is_told_without_its_values(database_url: str, t
     assert MARKER not in formatted(Settings(home=tmp_path), told)
 
 
-def test_a_secret_is_masked_in_whatever_is_logged(tmp_path: Path) -> None:
-    """A message of any library that quotes a secret has it masked, a password within an address too."""
+def test_a_secret_is_masked_in_whatever_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message of any library that quotes a secret has it masked, a password within an address and Temporal's too."""
+    monkeypatch.setenv("TEMPORAL_API_KEY", "open-sesame")
     settings = Settings(
         home=tmp_path,
         database=SecretStr(f"postgresql+psycopg://me:{MARKER}@db/x"),
         webhook_url="https://example.org",
         webhook_secret=SecretStr("hush-hush"),
     )
-    line = formatted(settings, f"sent hush-hush to postgresql+psycopg://me:{MARKER}@db/x as {MARKER}")
+    line = formatted(settings, f"sent hush-hush to postgresql+psycopg://me:{MARKER}@db/x as open-sesame")
     assert line.rstrip().endswith("sent ******** to ******** as ********")
 
 
