@@ -108,7 +108,8 @@ def _print_explanation(found: Explanation, kinds: dict[tuple[int, str], str], au
         key = f" with key {run.key!r}" if run.key else ""
         console.print(f"\nversion {run.version}{escape(key)}: {escape(_ending(run))}")
         rows: list[tuple[Any, ...]] = [(run.entered_at, run.entry, "Entry", "admitted", "")]
-        way = sorted((*run.moves, *run.steps), key=lambda one: one.step)  # a move stands before what came of it
+        way: list[ExplainedMove | ExplainedStep] = [*run.moves, *run.steps]
+        way.sort(key=lambda one: one.step)  # a move stands before what came of it
         for step in way:
             if isinstance(step, ExplainedMove):
                 rows.append((step.at, step.from_element, "", "moved", _moved(step)))

@@ -92,6 +92,7 @@ async def test_what_a_worker_brings_is_missed(here: House) -> None:
         await settled(here, ["worker-journeys", "worker-push"])
 
 
+@pytest.mark.whole_server
 async def test_a_build_that_is_not_current_is_told(here: House) -> None:
     """Workers whose build nobody made current poll and get nothing: that is told."""
     async with worker(here, JOURNEYS_BUILD_ID="a"):
