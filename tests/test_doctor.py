@@ -96,8 +96,12 @@ async def test_what_a_worker_brings_is_missed(here: House) -> None:
 async def test_a_build_that_is_not_current_is_told(here: House) -> None:
     """Workers whose build nobody made current poll and get nothing: that is told."""
     async with worker(here, JOURNEYS_BUILD_ID="a"):
-        found = await settled(here, ["worker-journeys", "worker-users", "worker-push"])
-    assert "none of them is current" in found["worker-journeys"].message
+        for _ in range(100):  # until they poll, they are told as missing
+            found = await settled(here, ["worker-journeys", "worker-users", "worker-push"])
+            if all("none of them is current" in check.message for check in found.values()):
+                return
+            await asyncio.sleep(0.1)
+    raise AssertionError(found)
 
 
 async def test_an_unknown_namespace_is_told(here: House, monkeypatch: pytest.MonkeyPatch) -> None:
