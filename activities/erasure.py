@@ -174,7 +174,7 @@ async def erase_user(
     if left.counts:
         again = ", ".join(f"{number} in {place}" for place, number in left.counts.items())
         raise ErasureIncomplete(
-            f"of {user_id!r} there is again: {again}",
+            f"of the user {user_id!r} there is again: {again}",
             hint="something wrote meanwhile: erase again when imports are done",
         )
     return ErasureReport(user_id=user_id, erased=found.counts, runs=client is not None, vacuumed=vacuum)

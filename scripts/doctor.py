@@ -24,7 +24,7 @@ def doctor() -> int:
         settings = load_settings()
     except DefinitionError as error:
         checks = [
-            Check(check="settings", ok=False, message=f"{fault.path}: {fault.message}", hint=fault.hint)
+            Check(check="settings", ok=False, message=str(fault.model_copy(update={"hint": ""})), hint=fault.hint)
             for fault in error.faults
         ]
     else:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from activities.records.reports import ExplainedRun, ExplainedStep, Explanation, list_pushes
+from activities.records.reports import ExplainedMove, ExplainedRun, ExplainedStep, Explanation, list_pushes
 from activities.records.reports import explain as explain_user
 from activities.segments.explaining import leaf_table
 from scripts.output import instant, json_option, people, print_json, print_table, wants_json
@@ -42,8 +42,8 @@ ENDINGS = {
 def explain(journey: str, user: str) -> None:
     """Tell why a user got a push of a journey, or not.
 
-    Each passage with its steps, each device that was pushed, and each time the user was refused, with the reason. For
-    a user who was never in the audience: each part of the audience's condition, with the value found now.
+    Each passage with its steps and moves, each device that was pushed, and each time the user was refused, with the
+    reason. For a user who was never in the audience: each part of the audience's condition, with the value found now.
     """
     with Engine.open() as engine:
         document, _ = engine.read(journey)
@@ -88,7 +88,7 @@ def _audience(engine: Engine, document: JourneyDocument, user: str) -> dict[str,
 def _kinds(engine: Engine, found: Explanation) -> dict[tuple[int, str], str]:
     """Give the kind of each element of the versions that a user passed."""
     kinds: dict[tuple[int, str], str] = {}
-    for version in {run.version for run in found.runs}:
+    for version in {step.version for run in found.runs for step in run.steps}:
         document, _ = engine.read(f"{found.journey}@{version}")
         kinds |= {(version, name): element.kind for name, element in document.elements.items()}
     return kinds
@@ -108,8 +108,13 @@ def _print_explanation(found: Explanation, kinds: dict[tuple[int, str], str], au
         key = f" with key {run.key!r}" if run.key else ""
         console.print(f"\nversion {run.version}{escape(key)}: {escape(_ending(run))}")
         rows: list[tuple[Any, ...]] = [(run.entered_at, run.entry, "Entry", "admitted", "")]
-        for step in run.steps:
-            kind = kinds.get((run.version, step.element), "").replace("-", " ").capitalize()
+        way: list[ExplainedMove | ExplainedStep] = [*run.moves, *run.steps]
+        way.sort(key=lambda one: one.step)  # a move stands before what came of it
+        for step in way:
+            if isinstance(step, ExplainedMove):
+                rows.append((step.at, step.from_element, "", "moved", _moved(step)))
+                continue
+            kind = kinds.get((step.version, step.element), "").replace("-", " ").capitalize()
             rows.append((step.at, step.element, kind, _done(step), step.because))
             if step.tables:
                 rows.append(("", "", "", "  read", _read(step)))
@@ -146,6 +151,14 @@ def _ending(run: ExplainedRun) -> str:
         return f"left by the exit {run.exit!r} at {instant(run.left_at)}"
     meaning = f": {ENDINGS[run.reason]}" if run.reason in ENDINGS else ""
     return f"left early ({run.reason}) at {instant(run.left_at)}{meaning}"
+
+
+def _moved(move: ExplainedMove) -> str:
+    """Say where a move led."""
+    if move.to_version == move.from_version:
+        return f"by an operator, to {move.to_element!r}"
+    there = f", to {move.to_element!r}" if move.to_element != move.from_element else ""
+    return f"from version {move.from_version} to version {move.to_version}{there}"
 
 
 def _done(step: ExplainedStep) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from temporalio.testing import WorkflowEnvironment
@@ -25,15 +27,33 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+def _missing(reason: str) -> NoReturn:
+    """Leave a test out whose program is not installed, but never in CI."""
+    if os.environ.get("CI", "").lower() in ("1", "true"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """Prometheus's own checker of metrics, configurations and queries."""
+    found = shutil.which("promtool")
+    return found or _missing("promtool is not installed (on Debian: apt-get install prometheus)")
+
+
+@pytest.fixture(scope="session")
+def systemd_analyze() -> str:
+    """The checker of units that systemd has."""
+    found = shutil.which("systemd-analyze")
+    return found or _missing("systemd-analyze is not installed (on Debian: apt-get install systemd)")
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A real PostgreSQL server, once for all tests. Without its programs they are left out, but never in CI."""
     programs = find_programs()
     if programs is None:
-        reason = "PostgreSQL's programs are not installed (on Debian: apt-get install postgresql)"
-        if os.environ.get("CI", "").lower() in ("1", "true"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        _missing("PostgreSQL's programs are not installed (on Debian: apt-get install postgresql)")
     server = PostgresServer(programs)
     yield server
     server.remove()

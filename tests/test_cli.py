@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from scripts.cli import journeys
+from scripts.cli import COMMANDS, journeys
 from tests.commands import Commands, one_object
 from tests.house import DEVICES, SAMPLE_DOCUMENTS, USERS, VIP
 
@@ -47,6 +47,12 @@ def house_of_all(tmp_path_factory: pytest.TempPathFactory) -> Commands:
 def changed(tmp_path: Path) -> Commands:
     """For commands that change something."""
     return filled(tmp_path)
+
+
+def test_the_list_of_commands_says_what_each_says() -> None:
+    """What `journeys --help` says of each command, without loading it, is the first sentence of the command's help."""
+    for name, (_, said) in COMMANDS.items():
+        assert journeys.commands[name].get_short_help_str(200) == said, name
 
 
 # ------------------------------------------------------------------------------------------------------- shapes

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.client import Client, WithStartWorkflowOperation
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.testing import WorkflowEnvironment
@@ -185,3 +187,26 @@ async def test_a_journey_continues_as_new_under_a_stream_of_updates(short_house:
     assert max(lengths) < 200
     assert len(entered) == STREAMED
     assert stats_of(house.stores, "stream").entered == STREAMED
+
+
+async def test_a_journey_that_continues_as_new_keeps_its_last_count(short_house: House) -> None:
+    """The query `stats` and the details in Temporal's UI tell the last count, however often the life continued."""
+    async with short_house.serving(DECIDING) as client:
+        await short_house.engine.start("long", client=client)
+        life = client.get_workflow_handle("journey/long")
+        described = await life.describe()
+        assert await described.static_summary() == "long"
+        assert 'JourneyId = "long"' in (await described.static_details() or "")
+        begun = described.run_id
+        for _ in range(20):  # some five events each
+            counted = await life.execute_update("refresh")
+            await asyncio.sleep(0.2)
+            if (await life.describe()).run_id != begun:
+                break
+        assert await life.query("stats") == counted
+        told = await life.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)
+        assert "entered 4" in told.current_details
+        history = await life.fetch_history()
+    assert history.events[0].workflow_execution_started_event_attributes.continued_execution_run_id == begun
+    kinds = {event.event_type for event in history.events}
+    assert EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED not in kinds

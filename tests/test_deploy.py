@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -78,19 +77,44 @@ def test_the_manifests_follow_kubernetes_schemas() -> None:
         kubernetes_validate.validate(wrong, "1.31", strict=True)
 
 
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+def test_prometheus_accepts_its_configuration(promtool: str, tmp_path: Path) -> None:
+    """prometheus.yml passes promtool, which finds a word that is none."""
+    run(promtool, "check", "config", DEPLOY / "prometheus.yml")
+    wrong = tmp_path / "prometheus.yml"
+    wrong.write_text((DEPLOY / "prometheus.yml").read_text().replace("static_configs", "statics"))
+    with pytest.raises(AssertionError, match="statics"):
+        run(promtool, "check", "config", wrong)
+
+
+def test_every_query_of_the_dashboard_is_one(promtool: str, tmp_path: Path) -> None:
+    """Prometheus can read each query of Grafana's dashboard, once Grafana has put its variables in."""
+    panels = json.loads((DEPLOY / "grafana-dashboard.json").read_text())["panels"]
+    queries = [target["expr"] for panel in panels for target in panel.get("targets", ())]
+    asked = [query.replace("$__rate_interval", "1m").replace("$journey", ".*") for query in queries]
+    assert not [query for query in asked if "$" in query]
+
+    def rules(*expressions: str) -> Path:
+        listed = [{"record": f"panel:{place}", "expr": one} for place, one in enumerate(expressions)]
+        file = tmp_path / "rules.yml"
+        file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": listed}]}))
+        return file
+
+    assert f"{len(queries)} rules found" in run(promtool, "check", "rules", rules(*asked))
+    with pytest.raises(AssertionError, match="unclosed left parenthesis"):
+        run(promtool, "check", "rules", rules(asked[0].removesuffix(")")))
+
+
+def test_systemd_accepts_the_unit(systemd_analyze: str, tmp_path: Path) -> None:
     """systemd-analyze has nothing to say of the unit, with this Python as its program; a wrong word it finds."""
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is not installed")
     unit = tmp_path / UNIT.name.replace("@", "@users")
     text = UNIT.read_text()
     assert "ExecStart=/opt/journeys/.venv/bin/python -m workers --role %i" in text
     unit.write_text(text.replace("/opt/journeys/.venv/bin/python", sys.executable))
-    assert run("systemd-analyze", "verify", unit).strip() == ""
+    assert run(systemd_analyze, "verify", unit).strip() == ""
     unit.write_text(
         text.replace("KillMode=mixed", "KillMode=mixd").replace("/opt/journeys/.venv/bin/python", "/bin/sh")
     )
-    assert "mixd" in subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True).stderr
+    assert "mixd" in subprocess.run([systemd_analyze, "verify", unit], capture_output=True, text=True).stderr
 
 
 # ------------------------------------------------------------------------------------------------------- the code

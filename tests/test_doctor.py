@@ -28,6 +28,7 @@ MARKER = "zugzwang"
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ALL = [
     "home",
+    "settings-file",
     "disk",
     "temporal-program",
     "ledger",
@@ -91,11 +92,16 @@ async def test_what_a_worker_brings_is_missed(here: House) -> None:
         await settled(here, ["worker-journeys", "worker-push"])
 
 
+@pytest.mark.whole_server
 async def test_a_build_that_is_not_current_is_told(here: House) -> None:
     """Workers whose build nobody made current poll and get nothing: that is told."""
     async with worker(here, JOURNEYS_BUILD_ID="a"):
-        found = await settled(here, ["worker-journeys", "worker-users", "worker-push"])
-    assert "none of them is current" in found["worker-journeys"].message
+        for _ in range(100):  # until they poll, they are told as missing
+            found = await settled(here, ["worker-journeys", "worker-users", "worker-push"])
+            if all("none of them is current" in check.message for check in found.values()):
+                return
+            await asyncio.sleep(0.1)
+    raise AssertionError(found)
 
 
 async def test_an_unknown_namespace_is_told(here: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +129,10 @@ def test_wrong_settings_are_a_check(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert said.status == 1
     assert [check["check"] for check in said.json["checks"]] == ["settings", "settings"]
     assert "JOURNEYS_POLLERS" in said.json["checks"][1]["message"] + said.json["checks"][0]["message"]
+    file = Commands(tmp_path).write(".journeys/settings.env", "\nJOURNEYS_POLERS=3\n")
+    (unknown, *_) = Commands(tmp_path)("doctor", "--json").json["checks"]
+    assert unknown["message"].startswith(f"{file}:2: ")
+    assert unknown["hint"] == "did you mean 'JOURNEYS_POLLERS'?"
 
 
 def test_a_home_that_cannot_be_is_told(tmp_path: Path) -> None:

@@ -112,9 +112,22 @@ def test_importing_the_workflows_loads_nothing_heavy() -> None:
     """A fresh interpreter that imports every workflow module has loaded no tables, no SQL and no HTTP client."""
     modules = [path.removesuffix(".py").replace("/", ".") for path, _ in sources("workflows")]
     imports = "\n".join(f"import {module.removesuffix('.__init__')}" for module in modules)
-    code = f"import sys\n{imports}\nprint(sorted({HEAVY!r} & {{name.split('.')[0] for name in sys.modules}}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+    assert heavy_after(imports) == []
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["nonsense"], ["settings"], ["schema", "journey"]])
+def test_light_commands_load_nothing_heavy(words: list[str], tmp_path: Path) -> None:
+    """A command that touches no store starts without the tables', SQL's and HTTP's libraries."""
+    told = f"import os; os.chdir({str(tmp_path)!r}); sys.argv = {['journeys', *words]!r}"
+    assert heavy_after(f"{told}\nfrom scripts import cli; cli.run()") == []
+
+
+def heavy_after(code: str) -> list[str]:
+    """The heavy packages that a fresh interpreter has loaded after running some code."""
+    asked = f"import sys\n{code}\nprint('loaded:', *sorted({HEAVY!r} & {{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.rpartition("loaded:")[2].split()
 
 
 SAMPLE = """\

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -18,9 +19,10 @@ from temporalio.testing import ActivityEnvironment
 from activities.life import stats_of
 from activities.operating import OperatingActivities
 from activities.records import gate
-from activities.records.reports import list_pushes
+from activities.records.reports import explain, list_pushes
 from activities.records.rows import held, passages
 from activities.records.statistics import everybody_inside
+from tests.commands import Commands
 from tests.house import House, events_of
 from tests.test_events import rows
 from workers.engine import JourneyFailed
@@ -222,7 +224,15 @@ async def test_a_removal_that_is_tried_again(house: House) -> None:
         assert result["reason"] == "asked to"
 
 
-async def test_one_user_is_sent_elsewhere(house: House) -> None:
+def explained(house: House, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What `journeys explain slow u1` says, each row without its instant."""
+    monkeypatch.setenv("JOURNEYS_HOME", str(house.settings.home))
+    said = Commands(house.settings.home.parent)("explain", "slow", "u1")
+    assert said.status == 0, said
+    return [" ".join(word for word in line.split() if not re.match(r"\d{4}-", word)) for line in said.out.splitlines()]
+
+
+async def test_one_user_is_sent_elsewhere(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user who is moved goes on at the element named, at once, and the numbers add up; nobody else moves."""
     async with running(house) as (_, operator):
         with pytest.raises(JourneyFailed, match="no element 'nowhere'"):
@@ -234,6 +244,14 @@ async def test_one_user_is_sent_elsewhere(house: House) -> None:
         await until(lambda: numbers(house).exited == {"end": 1})
         assert (numbers(house).moved_in, numbers(house).moved_out, numbers(house).inside) == (2, 2, 3)
         assert titles(house) == {"u1": ["First", "First"]}
+        said = await asyncio.to_thread(explained, house, monkeypatch)
+        assert [line for line in said if " moved " in f"{line} "] == [
+            "wait moved by an operator, to 'promo'",
+            "rest moved by an operator, to 'done'",
+        ]
+        assert said.index("wait moved by an operator, to 'promo'") < next(
+            place for place, line in enumerate(said) if line.startswith("promo Push")
+        )
 
 
 async def test_revising_moves_those_inside(house: House) -> None:
@@ -266,7 +284,7 @@ async def test_revised_in_a_pause_and_resumed(house: House) -> None:
         assert (numbers(house, 2).moved_in, numbers(house, 2).elements["rest"].inside) == (1, 1)
 
 
-async def test_an_element_that_was_removed_needs_a_mapping(house: House) -> None:
+async def test_an_element_that_was_removed_needs_a_mapping(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A revision that leaves users without a place is refused; with a mapping they go on at the other element."""
     later = SLOW.replace("  wait: {kind: time-delay, duration: 30d, next: promo}\n", "").replace(
         "next: wait", "next: promo"
@@ -282,6 +300,12 @@ async def test_an_element_that_was_removed_needs_a_mapping(house: House) -> None
         await until(lambda: numbers(house, 2).elements["rest"].inside == 4)
         assert (numbers(house, 1).inside, numbers(house, 2).moved_in) == (0, 4)
         assert numbers(house, 1).elements["wait"].left == {"moved": 4}
+        (run,) = explain(house.stores.ledger.database, "slow", "u1").runs
+        (move,) = run.moves
+        assert (move.from_version, move.from_element, move.to_version, move.to_element) == (1, "wait", 2, "promo")
+        assert [(step.step >= move.step, step.version, step.element) for step in run.steps] == [(True, 2, "promo")]
+        said = await asyncio.to_thread(explained, house, monkeypatch)
+        assert "wait moved from version 1 to version 2, to 'promo'" in said
 
 
 async def test_revising_may_keep_or_end(house: House) -> None:

@@ -111,6 +111,21 @@ def test_every_command_stands_in_the_table(name: str) -> None:
     assert any(set(words) <= set(row) for row in rows), name
 
 
+def test_every_command_of_the_table_exists_with_its_options() -> None:
+    """Each row of the README's table of commands names commands that exist and options that one of them takes."""
+    known = commands(journeys)
+    table = README.split("## Commands")[1].split("## Settings")[0]
+    rows = [line.replace("\\|", "/").split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert len(rows) > 20
+    for row in rows:
+        for code in re.findall(r"`(?:journeys )?([a-z-]+)", row):
+            assert code in {name.split()[0] for name in known}, row
+        words = set(re.findall(r"[a-z-]+", row))
+        taking = [command for name, command in known.items() if set(name.split()) <= words]
+        options = {option for command in taking for parameter in command.params for option in parameter.opts}
+        assert set(re.findall(r"--[a-z-]+", row)) <= options, row
+
+
 def test_the_settings_named_exist() -> None:
     """Each JOURNEYS_ variable in the README is a setting."""
     known = {f"JOURNEYS_{name}".upper() for name in Settings.model_fields}

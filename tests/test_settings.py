@@ -46,8 +46,8 @@ def test_a_setting_tells_its_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     people = Commands(tmp_path)("settings").out
     assert "JOURNEYS_POLLERS = 7   (from the environment)" in people
     assert "JOURNEYS_DATABASE = not set\n" in people
-    assert origin_of("pollers", {"JOURNEYS_POLLERS": "7"}) == "JOURNEYS_POLLERS"
-    assert origin_of("pollers", {}) == "default"
+    assert origin_of("pollers", load_settings()) == "JOURNEYS_POLLERS"
+    assert origin_of("sandbox", load_settings()) == "default"
 
 
 def test_secrets_are_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,6 +102,8 @@ def test_a_list_that_is_no_json_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> N
     (fault,) = caught.value.faults
     assert (fault.code, fault.path) == ("wrong-setting", "JOURNEYS_WEBPUSH_HOSTS")
     assert "JSON" in fault.message
+    monkeypatch.setenv("JOURNEYS_WEBPUSH_HOSTS", '["a.example", "b.example"]')
+    assert load_settings().webpush_hosts == ("a.example", "b.example")
 
 
 def test_all_wrong_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import sqlite3
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,24 @@ async def test_one_scrape_has_every_metric_of_the_dashboard(house: House) -> Non
     assert found["journeys_ledger_commit_requests_sum"][""] >= found["journeys_ledger_commit_requests_count"][""] > 4
     assert named_by_the_dashboard() - set(found) == set()
     assert re.findall(r"\bu[1-6]\b", text) == []
+
+
+async def test_promtool_has_nothing_to_say_of_a_scrape(house: House, promtool: str) -> None:
+    """Each metric is named, typed and explained as Prometheus asks, by its own checker."""
+    async with worker(house, **HEALTH) as served:
+        client = await house.client()
+        report = await house.engine.start("hello", client=client)
+        await asyncio.wait_for(house.engine.result(report, client=client), 30)
+        _, text = await get(f"{endpoints(served)}/metrics")
+    assert "journeys_users_entered_total" in text
+    assert await asyncio.to_thread(lint, promtool, text) == (0, "")
+    assert (await asyncio.to_thread(lint, promtool, text.replace("journeys_users_entered_total", "_Entered")))[0] != 0
+
+
+def lint(promtool: str, scrape: str) -> tuple[int, str]:
+    """Have promtool check a scrape: its exit status and what it says."""
+    done = subprocess.run([promtool, "check", "metrics"], input=scrape, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout + done.stderr
 
 
 def test_every_metric_of_ours_is_on_the_dashboard() -> None:

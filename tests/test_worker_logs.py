@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import io
 import json
 import logging
 import re
+import traceback
+from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import insert
 from temporalio.client import WorkflowFailureError
 
-from tests.commands import Commands
+from activities.records.database import Database
+from activities.records.rows import journeys
+from tests.commands import ROOT, Commands
 from tests.house import House
 from tests.test_worker_process import run, worker
 from tests.worker_that_dies import until
 from workers.logs import LineFormatter, shown_user
 from workers.settings import LogUsers, Settings
 from workflows.contracts import USERS_QUEUE, UserJourneyInput
+from workflows.errors import StoreUnavailable
 
 MARKER = "zugzwang-in-a-lost-endgame"
 AT_ANY_TIME = {"JOURNEYS_PUSH_KEEP_OFF": "false"}
@@ -134,15 +142,59 @@ def test_runs_in_a_text_are_shown_as_users_are(tmp_path: Path, how: LogUsers, ex
     assert expected in line
 
 
-def test_a_secret_is_masked_in_whatever_is_logged(tmp_path: Path) -> None:
-    """A message of any library that quotes a secret has it masked, a password within an address too."""
+@pytest.mark.parametrize("user", ["u7", "it's", 'a "b" c', "back\\slash", "lena@example.org", "\u00e9"])
+def test_users_whom_a_message_names_are_shown_as_the_task_s_own(tmp_path: Path, user: str) -> None:
+    """An id that a message quotes behind "user" is hashed like any other; what only looks like one breaks nothing."""
+    other = "x\\xz"  # an escape that is none
+    line = formatted(Settings(home=tmp_path), f"the user {user!r} is not inside 'hello', and user '{other}' neither")
+    mine, others = shown_user(user, "hashed"), shown_user(other, "hashed")
+    assert line.rstrip().endswith(f"the user '{mine}' is not inside 'hello', and user '{others}' neither")
+    assert f"the user {user!r} is" in formatted(Settings(home=tmp_path, log_users="plain"), f"the user {user!r} is")
+    assert "the user '********' is" in formatted(Settings(home=tmp_path, log_users="omitted"), f"the user {user!r} is")
+
+
+def test_our_messages_name_users_where_the_log_finds_them() -> None:
+    """Each message of ours that quotes a user's id quotes it right behind "user" or "user id"."""
+    named = re.compile(r"(?:^|[._])user(?:_id)?(?:\[.*\])?$")
+    files = [file for layer in ("workflows", "activities", "workers") for file in (ROOT / layer).rglob("*.py")]
+    texts = [
+        node for file in files for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.JoinedStr)
+    ]
+    quoted = 0
+    for before, value in (pair for text in texts for pair in pairwise([ast.Constant(""), *text.values])):
+        if not isinstance(value, ast.FormattedValue) or value.conversion != ord("r"):
+            continue
+        if named.search(ast.unparse(value.value).partition("[:")[0]):
+            quoted += 1
+            said = before.value if isinstance(before, ast.Constant) else ""
+            assert re.search(r"\busers? (?:id )?$", str(said)), ast.unparse(value)
+    assert quoted > 5
+
+
+def test_what_a_database_refuses_is_told_without_its_values(database_url: str, tmp_path: Path) -> None:
+    """The failure of a statement, as it is logged, holds no parameter of it, and no value of the row."""
+    with closing(Database(database_url)) as database:
+        database.create()
+        row = dict.fromkeys(("digest", "state", "launch", "changed_at"), "") | {"journey": MARKER, "version": 1}
+        statement = insert(journeys).values(**row)
+        with pytest.raises(StoreUnavailable) as caught:
+            database.read(lambda connection: [connection.execute(statement) for _ in range(2)])
+    told = "".join(traceback.format_exception(caught.value))
+    assert "INSERT INTO journeys" in told
+    assert MARKER not in str(caught.value)
+    assert MARKER not in formatted(Settings(home=tmp_path), told)
+
+
+def test_a_secret_is_masked_in_whatever_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message of any library that quotes a secret has it masked, a password within an address and Temporal's too."""
+    monkeypatch.setenv("TEMPORAL_API_KEY", "open-sesame")
     settings = Settings(
         home=tmp_path,
         database=SecretStr(f"postgresql+psycopg://me:{MARKER}@db/x"),
         webhook_url="https://example.org",
         webhook_secret=SecretStr("hush-hush"),
     )
-    line = formatted(settings, f"sent hush-hush to postgresql+psycopg://me:{MARKER}@db/x as {MARKER}")
+    line = formatted(settings, f"sent hush-hush to postgresql+psycopg://me:{MARKER}@db/x as open-sesame")
     assert line.rstrip().endswith("sent ******** to ******** as ********")
 
 

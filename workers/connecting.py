@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from temporalio.api.enums.v1 import IndexedValueType
@@ -18,10 +18,12 @@ from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
 
 from workers.codec import open_codec
-from workers.plugin import JourneysPlugin
-from workers.settings import Settings
+from workers.settings import Settings, temporal_environment
 from workflows.contracts import SEARCH_ATTRIBUTES
 from workflows.errors import JourneyError, RefusedError
+
+if TYPE_CHECKING:
+    from workers.plugin import JourneysPlugin
 
 CONNECT_SECONDS = 5.0
 
@@ -58,8 +60,11 @@ def embedded_server(settings: Settings) -> EmbeddedServer | None:
         return None
 
 
-def connect_config() -> dict[str, Any]:
+def connect_config(settings: Settings) -> dict[str, Any]:
     """Read Temporal's own environment configuration: address, namespace, TLS, API key, from `TEMPORAL_*` or its file.
+
+    Args:
+        settings: Whose file may hold `TEMPORAL_*` too.
 
     Returns:
         Arguments of `Client.connect`.
@@ -68,7 +73,7 @@ def connect_config() -> dict[str, Any]:
         RefusedError: A file or profile that it names cannot be read.
     """
     try:
-        return dict(ClientConfig.load_client_connect_config())
+        return dict(ClientConfig.load_client_connect_config(override_env_vars=temporal_environment(settings)))
     except (RuntimeError, ValueError, OSError) as error:
         raise RefusedError(
             f"Temporal's environment configuration cannot be used: {error}",
@@ -99,7 +104,10 @@ async def connect(
         NoServer: Nothing answers there.
         RefusedError: The file of payload keys cannot be used.
     """
-    config = connect_config()
+    # Brings every activity with the libraries of all providers: commands that do not connect start without.
+    from workers.plugin import JourneysPlugin
+
+    config = connect_config(settings)
     embedded = embedded_server(settings)
     source = "Temporal's environment configuration says so"
     if "target_host" not in config:

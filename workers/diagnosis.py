@@ -29,7 +29,8 @@ from activities.tables.delta import Tables
 from workers.codec import open_codec
 from workers.connecting import connect, connect_config, missing_search_attributes
 from workers.providers import MAKERS
-from workers.settings import Settings
+from workers.settings import Settings, lines_of, secret_variables
+from workers.settings_file import open_to_others
 from workflows.contracts import JOURNEYS_QUEUE, PUSH_QUEUE, USERS_QUEUE
 from workflows.errors import JourneyError
 
@@ -83,7 +84,7 @@ async def examine(settings: Settings) -> list[Check]:
     Returns:
         What each was found to be, in the order in which to mend them.
     """
-    local: list[Callable[[Settings], Check]] = [home, disk, program, ledger, tables]
+    local: list[Callable[[Settings], Check]] = [home, settings_file, disk, program, ledger, tables]
     checks = [await asyncio.to_thread(one, settings) for one in local]
     checks += await asyncio.to_thread(lambda: [*payload_keys(settings), *providers(settings)])
     clocks = await asyncio.to_thread(_ledger_clock, settings)
@@ -103,6 +104,17 @@ def home(settings: Settings) -> Check:
     return _fine("home", f"{str(place)!r} is not there yet: the first command makes it")
 
 
+def settings_file(settings: Settings) -> Check:
+    """Tell whether a file of settings keeps its secrets from other users of the machine."""
+    path = settings.settings_file
+    if path is None:
+        return _fine("settings-file", "none: settings come from the environment only")
+    held = sorted(secret_variables() & lines_of(settings).keys())
+    if held and open_to_others(path):
+        return _wrong("settings-file", f"everybody can read {str(path)!r}, which sets {held[0]}", f"chmod 600 {path}")
+    return _fine("settings-file", f"{str(path)!r} is read; the environment wins over it")
+
+
 def disk(settings: Settings, least: int = LEAST_ROOM) -> Check:
     """Tell whether each disk that is written to has room."""
     paths = {settings.home, *([] if "://" in settings.tables_root else [Path(settings.tables_root)])}
@@ -120,7 +132,7 @@ def disk(settings: Settings, least: int = LEAST_ROOM) -> Check:
 def program(settings: Settings) -> Check:
     """Tell whether the `temporal` program runs, where one is needed."""
     try:
-        needed = "target_host" not in connect_config()
+        needed = "target_host" not in connect_config(settings)
     except JourneyError:
         needed = False
     try:

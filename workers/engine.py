@@ -37,7 +37,6 @@ from activities.records.catalogue import Saved
 from activities.stores import Stores
 from workers.connecting import connect, create_search_attributes
 from workers.opening import open_stores
-from workers.providers import delivery_rules
 from workers.settings import Settings, load_settings
 from workflows.contracts import (
     JOURNEY_ID,
@@ -215,6 +214,8 @@ class Engine:
             StoreUnavailable: A store cannot be reached.
         """
         found = self.meant(name, now or datetime.now(UTC))
+        from workers.providers import delivery_rules  # the libraries of all providers: most commands need none
+
         return plan_passages(self.stores, found, delivery_rules(self.settings)).plan
 
     def meant(self, name: str, now: datetime) -> Meant:
@@ -411,6 +412,9 @@ class Engine:
                 ]
             ),
             static_summary=document.title or document.journey,
+            static_details=f"The life of **{found.name}**, started with version {found.version}. The query `status` "
+            f"tells where it is, `stats` the last count; the update `refresh` counts anew. The runs of its users: "
+            f'`JourneyId = "{found.name}" AND WorkflowType = "UserJourney"`.',
         )
         return handle
 

@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import sys
+from ast import literal_eval
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -22,11 +23,18 @@ from sqlalchemy.exc import ArgumentError
 from temporalio import activity, workflow
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
-from workers.settings import LogUsers, Settings
+from workers.connecting import connect_config
+from workers.settings import LogUsers, Settings, temporal_environment
+from workers.settings_file import TEMPORAL_SECRETS
 from workflows.contracts import JOURNEY_VERSION, user_of_workflow
+from workflows.errors import RefusedError
 
 USER_OF_RUN = re.compile(r"""(journey/[^/\s'"]+/user/)([^/\s'",;)}\]]+)""")
 """A user's id within a workflow id, wherever it stands in a text."""
+USER_NAMED = re.compile(r"""(\busers? (?:id )?)('(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")""")
+"""A user's id in a message: all of ours quote it behind the word, and a test holds them to that."""
+DETAIL = re.compile(r"\bDETAIL: .*")
+"""PostgreSQL's line about the row that it refuses, with its values."""
 MASK = "********"
 SHORTEST_SECRET = 6
 """Shortest text that is masked as a secret: masking a shorter one would hide half of every line."""
@@ -73,8 +81,8 @@ class LineFormatter(logging.Formatter):
 
     JSON lines have `time` (RFC 3339, UTC), `level`, `logger`, `message`, and where they apply `journey`, `version`,
     `element`, `user`, `workflow_id`, `run_id`, `activity`, `attempt` and `error`, the traceback. What is absent is left
-    out. No line holds a secret of the settings; unless users are shown plainly, none holds the id of its task's user or
-    of a run.
+    out. No line holds a secret of the settings; unless users are shown plainly, none holds the id of its task's user,
+    of a run, or of another user whom one of our messages names.
 
     Args:
         settings: Format, how users are shown, and what is secret; null: text, users hashed.
@@ -116,12 +124,22 @@ class LineFormatter(logging.Formatter):
         if user:
             own = "|".join(re.escape(form) for form in {user, quote(user, safe="")})
             value = re.sub(rf"(?<![\w-])(?:{own})(?![\w-])", shown_user(user, self._users) or MASK, value)
-        return USER_OF_RUN.sub(lambda found: found[1] + self._shown_in_id(found[2]), value)
+        value = USER_OF_RUN.sub(lambda found: found[1] + self._shown(found[2], in_id=True), value)
+        value = USER_NAMED.sub(lambda found: f"{found[1]}'{self._shown(_unquoted(found[2]))}'", value)
+        return DETAIL.sub(f"DETAIL: {MASK}", value)
 
-    def _shown_in_id(self, part: str) -> str:
-        if part == MASK or re.fullmatch(HASHED, part):
-            return part
-        return shown_user(user_of_workflow(f"journey/x/user/{part}")[0], self._users) or MASK
+    def _shown(self, user: str, *, in_id: bool = False) -> str:
+        if user == MASK or re.fullmatch(HASHED, user):
+            return user
+        return shown_user(user_of_workflow(f"journey/x/user/{user}")[0] if in_id else user, self._users) or MASK
+
+
+def _unquoted(text: str) -> str:
+    """Undo `repr`, so that an id is hashed as it is elsewhere; what only looks like one is taken as it stands."""
+    try:
+        return str(literal_eval(text))
+    except (SyntaxError, ValueError):
+        return text[1:-1]
 
 
 HASHED = r"user-[0-9a-f]{16}"
@@ -177,6 +195,10 @@ def secrets_of(settings: Settings) -> list[str]:
         for one in value.values() if isinstance(value, dict) else (value,):
             if isinstance(one, SecretStr):
                 found.add(one.get_secret_value())
+    said = temporal_environment(settings)
+    found |= {said.get(name, "") for name in TEMPORAL_SECRETS}
+    with suppress(RefusedError):  # the API key may stand in Temporal's own file
+        found.add(connect_config(settings).get("api_key") or "")
     with suppress(ArgumentError):
         found.add(make_url(settings.database_url).password or "")
     return sorted((secret for secret in found if len(secret) >= SHORTEST_SECRET), key=len, reverse=True)

@@ -256,7 +256,7 @@ class _Run:
                 continue
             due = await self._due()
             if due is None:
-                raise Stuck(f"the run of {self._user_id!r} waits for nothing that comes by itself")
+                raise Stuck(f"the run of the user {self._user_id!r} waits for nothing that comes by itself")
             now = await self._skipper.get_current_time(self._handle)
             event = self._entered_at + duration(str(self._timed[0].after)) if self._timed else None
             if event is not None and event <= due:
@@ -290,8 +290,8 @@ class _Run:
             await asyncio.sleep(LOOK_SECONDS)
         said = [one.last_failure.message for one in raw.pending_activities if one.last_failure.message]
         raise Stuck(
-            f"the run of {self._user_id!r} did not end within {PATIENCE_SECONDS:g} s; it is at {self._element()!r}"
-            + (f": {said[0]}" if said else "")
+            f"the run of the user {self._user_id!r} did not end within {PATIENCE_SECONDS:g} s; "
+            f"it is at {self._element()!r}" + (f": {said[0]}" if said else "")
         )
 
     async def _due(self) -> datetime | None:

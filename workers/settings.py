@@ -1,4 +1,4 @@
-"""Settings: read from the environment with the prefix `JOURNEYS_`, and nowhere else."""
+"""Settings: read from the environment with the prefix `JOURNEYS_`, and from one file that says the same."""
 
 from __future__ import annotations
 
@@ -12,21 +12,29 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from workflows.conditions import Zone, duration
+from workers.settings_file import FILE_NAME, TEMPORAL_SECRETS, SettingsFile, of_a_stranger, read_settings_file
 from workflows.errors import DefinitionError, Fault
+from workflows.scalars import Zone, duration
 
 PREFIX = "JOURNEYS_"
 HOME_NAME = ".journeys"
+
+_JSON: dict[str, tuple[type, str]] = {
+    "table_options": (dict, 'one JSON object of strings, such as {"AWS_REGION": "eu-west-3"}'),
+    "webpush_hosts": (list, 'a JSON list of strings, such as ["push.example.com"]'),
+    "webhook_hosts": (list, 'a JSON list of strings, such as ["crm.internal"]'),
+}
+"""The settings that are JSON, and how each is written."""
 
 LogUsers: TypeAlias = Literal["plain", "hashed", "omitted"]
 """How logs show users."""
 
 
 class Settings(BaseSettings):
-    """Every setting, with its default. The environment's word wins."""
+    """Every setting, with its default. The environment wins over the file, which `load_settings` reads."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, extra="ignore", use_attribute_docstrings=True, populate_by_name=True
@@ -34,6 +42,9 @@ class Settings(BaseSettings):
 
     home: Path = Path(HOME_NAME)
     """Folder of all that the embedded defaults keep; found upwards from the current folder, as git finds its own."""
+    settings_file: Path | None = None
+    """File of settings, lines of `NAME=value`, of `JOURNEYS_*` and `TEMPORAL_*`; left out: `settings.env` in the home,
+    where there is one. The environment wins over it."""
     database: SecretStr | None = None
     """Address of catalogue and ledger, such as `postgresql://user:password@host/name`; left out: SQLite in the home."""
     tables: str | None = None
@@ -82,13 +93,13 @@ class Settings(BaseSettings):
     """VAPID private key, a PEM file. Sets up the provider `webpush`, together with the next."""
     webpush_subject: str | None = None
     """Who sends, as `mailto:` or `https:` address (RFC 8292, section 2.1)."""
-    webpush_hosts: tuple[str, ...] = ()
-    """Hosts that subscriptions may name, beside the browsers' own services."""
+    webpush_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Hosts that subscriptions may name, as a JSON list, beside the browsers' own services."""
     webhook_url: str | None = None
     """Where the provider `webhook` posts. Sets it up, together with the next."""
     webhook_secret: SecretStr | None = None
     """Signs what is posted, by the provider and by the element `webhook`."""
-    webhook_hosts: tuple[str, ...] = ()
+    webhook_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Hosts inside the network that the element `webhook` may reach, as a JSON list; all outside it may be reached."""
     pushwoosh_application: str | None = None
     """Application code at Pushwoosh. Sets up the provider `pushwoosh`, together with the next."""
@@ -157,18 +168,20 @@ class Settings(BaseSettings):
             raise ValueError("an OTLP/HTTP address begins with http:// or https://")
         return value or None
 
-    @field_validator("table_options", mode="before")
+    @field_validator("table_options", "webpush_hosts", "webhook_hosts", mode="before")
     @classmethod
-    def _json_of_strings(cls, value: object) -> object:
+    def _json_of_strings(cls, value: object, info: ValidationInfo) -> object:
         if not isinstance(value, str):
             return value
         try:
-            options = json.loads(value)
+            found = json.loads(value)
         except ValueError:
-            options = None
-        if not isinstance(options, dict) or not all(isinstance(option, str) for option in options.values()):
-            raise ValueError('write one JSON object of strings, such as {"AWS_REGION": "eu-west-3"}')
-        return options
+            found = None
+        wanted, form = _JSON[info.field_name or ""]
+        inside = found.values() if isinstance(found, dict) else found
+        if not isinstance(found, wanted) or not all(isinstance(one, str) for one in inside):
+            raise ValueError(f"write {form}")
+        return found
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -242,27 +255,62 @@ class Settings(BaseSettings):
 
 
 def load_settings(**given: Any) -> Settings:
-    """Read the settings.
+    """Read the settings: those given win over the environment, and the environment over the file.
 
     Args:
-        given: Settings that win over the environment.
+        given: Settings that win.
 
     Returns:
         The settings, the home resolved.
 
     Raises:
-        DefinitionError: With a fault for each setting that is wrong, named as its environment variable.
+        DefinitionError: With a fault for each setting that is wrong, named as its environment variable, and for each
+            line of the file that cannot be used.
     """
-    if "home" not in given and not os.environ.get(f"{PREFIX}HOME"):
-        given["home"] = find_home(Path.cwd())
+    file = _settings_file(given)
+    faults = list(file.faults) if file else []
+    for name in Settings.model_fields:
+        variable = _variable(name)
+        if file and variable in file.lines and variable not in os.environ:
+            given.setdefault(name, file.lines[variable].value)
+    if not os.environ.get(_variable("home")):
+        given.setdefault("home", find_home(Path.cwd()))
     try:
         settings = Settings(**given)
     except ValidationError as error:
-        raise DefinitionError([_fault(dict(one)) for one in error.errors()]) from None
-    except SettingsError as error:  # a list or mapping that is no JSON
-        name = next(iter(re.findall(r'field "(\w+)"', str(error))), "")
-        raise DefinitionError([_wrong(f"{PREFIX}{name}".upper(), "the value is refused: write it as JSON")]) from None
-    return settings.model_copy(update={"home": settings.home.expanduser().resolve()})
+        faults += [_fault(dict(one)) for one in error.errors()]
+    if faults:
+        raise DefinitionError([_placed(fault, file) for fault in faults])
+    home = settings.home.expanduser().resolve()
+    return settings.model_copy(update={"home": home, "settings_file": file.path.resolve() if file else None})
+
+
+def _settings_file(given: Mapping[str, Any]) -> SettingsFile | None:
+    """Read the file that is named, or that of the home where there is one."""
+    known = frozenset(map(_variable, Settings.model_fields)) - {_variable("settings_file")}
+    if named := given.get("settings_file") or os.environ.get(_variable("settings_file")):
+        return read_settings_file(Path(named).expanduser(), known)
+    home = given.get("home") or os.environ.get(_variable("home")) or find_home(Path.cwd())
+    path = Path(home).expanduser() / FILE_NAME
+    if not path.is_file():
+        return None
+    found = read_settings_file(path, known)
+    faults = [*of_a_stranger(path), *found.faults]
+    if _variable("home") in found.lines:
+        said = "a file that was found in the home cannot say where the home is: say it in the environment"
+        faults.append(_wrong(_variable("home"), said))
+    return found._replace(faults=faults)
+
+
+def _placed(fault: Fault, file: SettingsFile | None) -> Fault:
+    """Tell the line of a fault, where the value came from the file."""
+    if file is None or fault.file or fault.path in os.environ or fault.path not in file.lines:
+        return fault
+    return fault.model_copy(update={"file": str(file.path), "line": file.lines[fault.path].number})
+
+
+def _variable(name: str) -> str:
+    return f"{PREFIX}{name}".upper()
 
 
 def find_home(start: Path) -> Path:
@@ -273,15 +321,40 @@ def find_home(start: Path) -> Path:
     return start / HOME_NAME
 
 
-def origin_of(name: str, environment: Mapping[str, str] | None = None) -> str:
-    """Tell where a setting's value comes from: the name of its environment variable, or `default`."""
-    variable = f"{PREFIX}{name}".upper()
-    return variable if variable in (os.environ if environment is None else environment) else "default"
+def origin_of(name: str, settings: Settings) -> str:
+    """Tell where a setting's value comes from: the name of its variable, the path of the file, or `default`."""
+    variable = _variable(name)
+    if variable in os.environ:
+        return variable
+    return str(settings.settings_file) if variable in lines_of(settings) else "default"
+
+
+def lines_of(settings: Settings) -> dict[str, str]:
+    """Give what the file of settings says, by the variable's name."""
+    if settings.settings_file is None:
+        return {}
+    file = read_settings_file(settings.settings_file, frozenset(map(_variable, Settings.model_fields)))
+    return {name: line.value for name, line in file.lines.items()}
+
+
+def temporal_environment(settings: Settings) -> dict[str, str]:
+    """Give the environment in which Temporal's own configuration is read: the process's, over the file's lines."""
+    return {**{name: value for name, value in lines_of(settings).items() if not name.startswith(PREFIX)}, **os.environ}
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """Give the environment for a program started beside this one, so that both use one home."""
-    return {**os.environ, f"{PREFIX}HOME": str(settings.home)}
+    """Give the environment for a program started beside this one, so that both use one home and one file."""
+    told = {"home": settings.home, "settings_file": settings.settings_file}
+    return {**os.environ, **{_variable(name): str(path) for name, path in told.items() if path is not None}}
+
+
+def secret_variables() -> frozenset[str]:
+    """Name the variables whose values are secret, ours and Temporal's."""
+    return TEMPORAL_SECRETS | {_variable(name) for name in Settings.model_fields if _is_secret(name)}
+
+
+def _is_secret(name: str) -> bool:
+    return "SecretStr" in str(Settings.model_fields[name].annotation)
 
 
 def _fault(error: dict[str, Any]) -> Fault:
@@ -290,8 +363,7 @@ def _fault(error: dict[str, Any]) -> Fault:
     if not error["loc"]:  # a rule over several settings, whose input is all of them: the message names the variable
         return _wrong(next(iter(re.findall(rf"{PREFIX}[A-Z_]+", said)), PREFIX), said)
     name = str(error["loc"][0])
-    secret = "SecretStr" in str(Settings.model_fields[name].annotation)
-    return _wrong(f"{PREFIX}{name}".upper(), f"{'the value' if secret else repr(error['input'])} is refused: {said}")
+    return _wrong(_variable(name), f"{'the value' if _is_secret(name) else repr(error['input'])} is refused: {said}")
 
 
 def _wrong(variable: str, message: str) -> Fault:

@@ -83,7 +83,7 @@ class Journey:
         self._audience: int | None = None if place is None else place.audience
         self._paused = place is not None and place.paused
         self._finishing = place is not None and place.finishing
-        self._stats: Stats | None = None
+        self._stats: Stats | None = None if place is None else place.stats
         self._doing = "being opened"
         self._entering: list[EnrolmentRequest] = []
         self._turn = asyncio.Lock()
@@ -241,6 +241,7 @@ class Journey:
             audience=self._audience,
             finishing=self._finishing,
             paused=self._paused,
+            stats=self._stats,
         )
         workflow.continue_as_new(given.model_copy(update={"place": place}))
 

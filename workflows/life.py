@@ -22,6 +22,8 @@ class JourneyPlace(Wire):
     audience: int | None = None
     finishing: bool = False
     paused: bool = False
+    stats: Stats | None = None
+    """The last count; null before the first, and in lives that an older worker continued."""
 
 
 class JourneyInput(Given):

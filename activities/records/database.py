@@ -275,6 +275,7 @@ class Database:
     def _unavailable(self, error: DBAPIError | PoolTimeout) -> JourneyError:
         """Word a failure of the database."""
         said = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
+        said = said.partition(" DETAIL: ")[0]  # PostgreSQL quotes the row there
         if isinstance(error, DataError) or _code_of(error).startswith(TOO_LARGE):
             return RefusedError(f"the ledger {self._place()} cannot hold a value: {said}", code="wrong-value")
         hint = (
@@ -358,6 +359,7 @@ def _postgresql(url: URL, patience: float) -> Engine:
     return create_engine(
         url.set(drivername="postgresql+psycopg", query={**parameters, **url.query}),
         pool_pre_ping=True,
+        hide_parameters=True,  # errors are logged, and parameters hold users' ids
         pool_size=POOL_SIZE,
         max_overflow=POOL_LIMIT - POOL_SIZE,
         pool_timeout=CONNECT_SECONDS,
@@ -371,7 +373,8 @@ def _sqlite(address: str, patience: float) -> Engine:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreUnavailable(f"the folder of the ledger {path!r} cannot be made: {error.strerror}") from error
-    engine = create_engine(address, connect_args={"timeout": patience, "check_same_thread": False})
+    timeouts = {"timeout": patience, "check_same_thread": False}
+    engine = create_engine(address, connect_args=timeouts, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:

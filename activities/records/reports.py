@@ -35,6 +35,9 @@ class ExplainedStep(BaseModel):
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
+    step: int
+    """Number of the visit in its passage."""
+    version: int
     element: str
     at: datetime
     branch: str
@@ -49,12 +52,27 @@ class ExplainedStep(BaseModel):
     """Where the element sends: what became of it on each device."""
 
 
+class ExplainedMove(BaseModel):
+    """One time that a user was made to go on elsewhere, by a revision or an operator."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    step: int
+    """The visit that went on elsewhere: what it did, if anything, is the step of this number."""
+    at: datetime
+    from_version: int
+    from_element: str
+    to_version: int
+    to_element: str
+
+
 class ExplainedRun(BaseModel):
     """One passage of a user."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     version: int
+    """The version that the user passes now, or passed last."""
     key: str
     entry: str
     entered_at: datetime
@@ -64,6 +82,7 @@ class ExplainedRun(BaseModel):
     exit: str | None = None
     reason: str | None = None
     steps: list[ExplainedStep]
+    moves: list[ExplainedMove]
 
 
 class ExplainedRefusal(BaseModel):
@@ -140,6 +159,8 @@ def explain(database: Database, journey: str, user_id: str) -> Explanation:
         ):
             ways.setdefault(row.passage, []).append(
                 ExplainedStep(
+                    step=row.step,
+                    version=row.version,
                     element=row.element,
                     at=row.at,
                     branch=row.branch,
@@ -150,6 +171,12 @@ def explain(database: Database, journey: str, user_id: str) -> Explanation:
                     pushes=sorted(sent.get((row.passage, row.step), []), key=lambda push: push.device_id),
                 )
             )
+        moved: dict[str, list[ExplainedMove]] = {}
+        for row in connection.execute(
+            select(moves).join(passages, passages.c.passage == moves.c.passage).where(*of_user).order_by(moves.c.step)
+        ):
+            found = {name: getattr(row, name) for name in ExplainedMove.model_fields}
+            moved.setdefault(row.passage, []).append(ExplainedMove.model_validate(found))
         runs = [
             ExplainedRun(
                 version=row.version,
@@ -161,6 +188,7 @@ def explain(database: Database, journey: str, user_id: str) -> Explanation:
                 exit=row.exit,
                 reason=row.reason,
                 steps=ways.get(row.passage, []),
+                moves=moved.get(row.passage, []),
             )
             for row in connection.execute(select(passages).where(*of_user).order_by(passages.c.entered_at))
         ]
