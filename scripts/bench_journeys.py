@@ -33,6 +33,7 @@ from temporalio.worker import Worker
 
 from activities.documents.reading import read_text
 from activities.documents.saving import save_documents
+from activities.life import stats_of
 from activities.stores import Stores
 from scripts.bench_growth import PASSING, growth, server_seconds
 from scripts.bench_shapes import Empty, NineActivities, OrdinaryActivities, bench_step
@@ -44,13 +45,16 @@ from workers.opening import open_stores
 from workers.plugin import JourneysPlugin, activities_of
 from workers.serving import run_workers, serving
 from workers.settings import Settings
-from workflows.contracts import USERS_QUEUE, Stats, UserJourneyInput
+from workflows.contracts import USERS_QUEUE, UserJourneyInput
 
 STARTS_AT_ONCE = 50
 """As many as enrolment has under way."""
 BENCH_QUEUE = "bench"
 EXTRA = 27
 """Elements that the longer journey has more than the win-back journey."""
+
+LOOK_SECONDS = 0.25
+"""How often it is looked whether all have ended."""
 
 MOST_UNBEGUN = 1_500
 """Runs that may be started and not begun before enrolment waits for the workers."""
@@ -143,21 +147,28 @@ async def start_all(bench: Bench, workflow: str, given: UserJourneyInput, queue:
 async def pass_all(bench: Bench, workflow: str, given: UserJourneyInput, queue: str) -> None:
     """Start a run for each user, and wait until all of them have ended."""
     await start_all(bench, workflow, given, queue)
-    # A look at the count costs the server less than a long poll for each.
-    query = (
-        f"WorkflowType = '{workflow}' AND WorkflowId STARTS_WITH '{bench.stores.ids.workflow_id(given.journey, '')}'"
-    )
-    while (await bench.client.count_workflows(f"{query} AND ExecutionStatus = 'Completed'")).count < len(bench.users):
-        await asyncio.sleep(0.05)
+    await all_ended(bench, workflow, given.journey)
+
+
+async def all_ended(bench: Bench, workflow: str, journey: str) -> None:
+    """Wait until the runs of all users have ended. A look at the count costs the server less than a poll for each."""
+    ids = bench.stores.ids.workflow_id(journey, "")
+    query = f"WorkflowType = '{workflow}' AND WorkflowId STARTS_WITH '{ids}' AND ExecutionStatus = 'Completed'"
+    while (await bench.client.count_workflows(query)).count < len(bench.users):
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def ours(bench: Bench, name: str) -> None:
     """Start the journey, as `journeys start` does, and wait until everybody has left."""
-    engine = Engine(bench.settings, bench.stores)
-    report = await engine.start(name, client=bench.client)
-    stats: Stats = await engine.result(report, client=bench.client)
-    if stats.elements["promo"].users != {"accepted": len(bench.users)}:
-        raise SystemExit(f"not everybody was pushed: {stats.elements['promo'].users}")
+    await Engine(bench.settings, bench.stores).start(name, client=bench.client)
+    await all_ended(bench, "UserJourney", name)
+
+
+def require_all_pushed(bench: Bench, name: str) -> None:
+    """End the program unless everybody was pushed."""
+    pushed = stats_of(bench.stores, name).elements["promo"].users
+    if pushed != {"accepted": len(bench.users)}:
+        raise SystemExit(f"not everybody was pushed: {pushed}")
 
 
 async def cost(bench: Bench, name: str) -> dict[str, float]:
@@ -323,6 +334,7 @@ async def one_round(bench: Bench, number: int) -> None:
     empty, nine = (given.model_copy(update={"journey": f"{shape}-{number}"}) for shape in ("empty", "nine"))
     await bench.measure("empty", lambda: pass_all(bench, "Empty", empty, BENCH_QUEUE))
     await bench.measure("ours", lambda: ours(bench, f"ours-{number}"))
+    require_all_pushed(bench, f"ours-{number}")
     await bench.measure("ordinary", lambda: pass_all(bench, "OrdinaryActivities", given, BENCH_QUEUE))
     await bench.measure("nine", lambda: pass_all(bench, "NineActivities", nine, BENCH_QUEUE))
     if number == 0:
