@@ -68,6 +68,12 @@ its place."""
 RESEND_LIMIT = 3
 """Most times that a transactional push is sent whose answers never came."""
 
+# Statements of every push are built once: building one takes longer than SQLite takes to carry it out.
+KNOWN = select(pushes.c.device_id, pushes.c.outcome, pushes.c.attempts, pushes.c.provider, pushes.c.token).where(
+    pushes.c.passage == bindparam("own"), pushes.c.step == bindparam("at_step")
+)
+STATE = select(journeys.c.state).where(journeys.c.journey == bindparam("name"))
+
 dead_addresses = Table(
     "dead_addresses",
     METADATA,
@@ -305,12 +311,8 @@ class Claims:
             self._ledger.database.write_now(lambda connection: connection.execute(statement, given))
 
     def _known(self, connection: Connection, visit: Visit) -> dict[str, _Known]:
-        own = pushes.c
-        query = select(own.device_id, own.outcome, own.attempts, own.provider, own.token).where(*_of(visit))
-        return {
-            row.device_id: _Known(row.outcome, row.attempts, (row.provider, row.token))
-            for row in connection.execute(query)
-        }
+        rows = connection.execute(KNOWN, {"own": visit.passage, "at_step": visit.step})
+        return {row.device_id: _Known(row.outcome, row.attempts, (row.provider, row.token)) for row in rows}
 
     def _claim_again(self, connection: Connection, visit: Visit, row: Mapping[str, Any], attempts: int) -> None:
         """Claim a push that was not sent, as it is now: the device may have another address by now, or language."""
@@ -336,8 +338,7 @@ class Claims:
 
     def _is_paused(self, connection: Connection, journey: str) -> bool:
         # It stays so until the commit: who pauses names no keys, and so waits for all who do.
-        state = select(journeys.c.state).where(journeys.c.journey == journey)
-        return connection.execute(state).scalar_one_or_none() == "paused"
+        return connection.execute(STATE, {"name": journey}).scalar_one_or_none() == "paused"
 
     def _is_capped(self, connection: Connection, visit: Visit, caps: Iterable[Cap], now: datetime) -> bool:
         for cap in caps:

@@ -15,7 +15,7 @@ from hashlib import sha256
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, bindparam, func, select, update
 
 from activities.records.database import Database
 from activities.records.outcomes import abandon
@@ -99,6 +99,20 @@ def passage_id(enrolment: str, user_id: str, key: str = "") -> str:
     """Name a passage by its admission, so that admitting a page twice admits nobody twice."""
     return uuid5(NAMESPACE_URL, f"{enrolment}\n{user_id}\n{key}").hex
 
+
+# Statements of every passage are built once: building one takes longer than SQLite takes to carry it out.
+BEGIN = (
+    update(passages)
+    .where(passages.c.passage == bindparam("own"))
+    .values(started=1, begun_at=func.coalesce(passages.c.begun_at, bindparam("now")))
+    .returning(passages)
+)
+CLOSE = (
+    update(passages)
+    .where(passages.c.passage == bindparam("own"), passages.c.closed_at.is_(None))
+    .values(closed_at=bindparam("now"), exit=bindparam("by"), reason=bindparam("why"))
+)
+END_WAITS = update(waits).where(waits.c.passage == bindparam("own"), waits.c.open == 1).values(open=0)
 
 REFUSED_ID_BYTES = 1_000
 """Longest user id of a refusal that is kept as it is: PostgreSQL indexes no text of more than about 2,700 bytes."""
@@ -301,12 +315,7 @@ class Admissions:
         """
 
         def work(connection: Connection) -> Admission | None:
-            row = connection.execute(
-                update(passages)
-                .where(passages.c.passage == passage)
-                .values(started=1, begun_at=func.coalesce(passages.c.begun_at, instant(at)))
-                .returning(passages)
-            ).first()
+            row = connection.execute(BEGIN, {"own": passage, "now": instant(at)}).first()
             if row is None:
                 return None
             if leave is not None and row.closed_at is None:
@@ -449,12 +458,9 @@ class Admissions:
         return {(row.user_id, row.key): row.passage for row in rows}
 
     def _close(self, connection: Connection, passage: str, leave: Leave, at: str) -> None:
-        connection.execute(
-            update(passages)
-            .where(passages.c.passage == passage, passages.c.closed_at.is_(None))
-            .values(closed_at=at, exit=leave.exit or None, reason=leave.reason)
-        )
-        connection.execute(update(waits).where(waits.c.passage == passage, waits.c.open == 1).values(open=0))
+        said = {"own": passage, "now": at, "by": leave.exit or None, "why": leave.reason}
+        connection.execute(CLOSE, said)
+        connection.execute(END_WAITS, {"own": passage})
         if not leave.exit:  # who comes to an exit has finished his pushes
             abandon(connection, pushes.c.passage == passage)
 

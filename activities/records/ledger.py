@@ -11,15 +11,32 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, select, update
 
 from activities.records.admissions import Admissions
 from activities.records.outcomes import abandon
 from activities.records.rows import hits, instant, journeys, moves, passages, pushes, revisions, steps, waits
 from workflows.contracts import Leave, Outcome, Versions, Visit
 from workflows.errors import NotWarm
+
+# Statements of every step are built once: building one takes longer than SQLite takes to carry it out.
+OUTCOME = (
+    select(
+        steps.c.branch,
+        steps.c.because,
+        passages.c.exit,
+        passages.c.reason,
+        passages.c.closed_at,
+        passages.c.version,
+    )
+    .select_from(passages)
+    .outerjoin(steps, (steps.c.passage == passages.c.passage) & (steps.c.step == bindparam("at_step")))
+    .where(passages.c.passage == bindparam("own"))
+)
+"""What is written down for a visit, beside its passage."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +71,11 @@ class Values:
 
 class Ledger(Admissions):
     """Outcomes, and the lives of journeys, beside the admissions: all that is written down of runs."""
+
+    @cached_property
+    def _writing(self) -> Any:
+        """Writes a step down unless it is."""
+        return self.database.insert(steps).on_conflict_do_nothing()
 
     async def record(
         self,
@@ -113,7 +135,7 @@ class Ledger(Admissions):
             "tables": json.dumps(evidence.tables) if evidence else None,
             "properties": properties,
         }
-        written = connection.execute(self.database.insert(steps).values(row).on_conflict_do_nothing()).rowcount
+        written = connection.execute(self._writing, row).rowcount
         if not written and (stored := self.outcome_in(connection, visit)) is not None:
             return stored
         if answer.left is not None:
@@ -142,19 +164,7 @@ class Ledger(Admissions):
         Raises:
             NotWarm: The passage was handed over to another version, of which the worker that decides has not heard.
         """
-        row = connection.execute(
-            select(
-                steps.c.branch,
-                steps.c.because,
-                passages.c.exit,
-                passages.c.reason,
-                passages.c.closed_at,
-                passages.c.version,
-            )
-            .select_from(passages)
-            .outerjoin(steps, (steps.c.passage == passages.c.passage) & (steps.c.step == visit.step))
-            .where(passages.c.passage == visit.passage)
-        ).first()
+        row = connection.execute(OUTCOME, {"own": visit.passage, "at_step": visit.step}).first()
         if row is None or (row.branch is None and row.closed_at is None):
             if deciding and row is not None and row.version > visit.version:
                 raise NotWarm(f"version {row.version} has taken over from version {visit.version}: asked again in it")
