@@ -24,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -380,7 +381,16 @@ def _sqlite(address: str, patience: float) -> Engine:
     def _connected(connection: Any, _record: Any) -> None:
         # The driver must not begin transactions by itself: a deferred one fails at once with "database is locked".
         connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode=WAL")
+        until = time.monotonic() + patience
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                break
+            except sqlite3.OperationalError:
+                # Who changes the mode of a new file meets others who do so, for whom SQLite does not wait by itself.
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
         connection.execute("PRAGMA synchronous=FULL")
 
     @event.listens_for(engine, "begin")
