@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import textwrap
 from collections.abc import AsyncIterator, Iterator
@@ -11,7 +12,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from temporalio.client import Client, WorkflowHistory
+from temporalio.client import (
+    Client,
+    WorkflowExecution,
+    WorkflowExecutionStatus,
+    WorkflowHandle,
+    WorkflowHistory,
+)
 from temporalio.testing import TimeSkipper
 from temporalio.worker import Worker
 
@@ -159,3 +166,28 @@ async def events_of(client: Client, workflow_id: str) -> list[str]:
     """List the event types of a workflow's history."""
     history: WorkflowHistory = await client.get_workflow_handle(workflow_id).fetch_history()
     return [event.WhichOneof("attributes").removesuffix("_event_attributes") for event in history.events]
+
+
+async def listed(client: Client, query: str, count: int, *, closed: bool = True) -> list[WorkflowExecution]:
+    """List the runs of a query, once the server's list has caught up: it lags behind what the runs do."""
+    for _ in range(600):
+        runs = [run async for run in client.list_workflows(query)]
+        if len(runs) >= count and not (closed and any(run.status is WorkflowExecutionStatus.RUNNING for run in runs)):
+            return runs
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{len(runs)} of {count} runs: {[(run.id, run.status) for run in runs]}")
+
+
+async def at_rest(client: Client, handle: WorkflowHandle[Any, Any]) -> None:
+    """Return when a run waits for its time, or has ended: the activity that began the wait has answered."""
+    for _ in range(600):
+        events = (await handle.fetch_history()).events
+        started = sum(event.HasField("timer_started_event_attributes") for event in events)
+        over = sum(
+            event.HasField("timer_fired_event_attributes") or event.HasField("timer_canceled_event_attributes")
+            for event in events
+        )
+        if started > over or (await handle.describe()).status is not WorkflowExecutionStatus.RUNNING:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{handle.id} neither waits nor ends: {events[-1]}")

@@ -18,7 +18,7 @@ from activities.enrolment import PAGE
 from activities.life import stats_of
 from activities.records import gate
 from activities.records.rows import enrolments, passages, pushes, refusals
-from tests.house import House
+from tests.house import House, listed
 from tests.worker_that_dies import (
     StartWatcher,
     activities_only,
@@ -82,9 +82,10 @@ def rows(house: House, table: Any) -> list[Any]:
     return list(house.stores.ledger.database.read(lambda connection: connection.execute(select(table)).all()))
 
 
-async def runs_of(client: Client, journey: str) -> list[temporalio.client.WorkflowExecution]:
+async def runs_of(client: Client, journey: str, count: int) -> list[temporalio.client.WorkflowExecution]:
+    """List the runs of a journey that have ended: at least so many, and none goes on."""
     query = f"WorkflowType = 'UserJourney' AND WorkflowId STARTS_WITH '{user_workflow_id(journey, '')}'"
-    return [run async for run in client.list_workflows(query)]
+    return await listed(client, query, count)
 
 
 async def passage_of(client: Client, run: temporalio.client.WorkflowExecution) -> str:
@@ -130,7 +131,7 @@ async def test_enrolment_killed_half_way(house: House) -> None:
         assert len(rows(house, passages)) == 2 * PAGE
         async with production_workers(house, (USERS_QUEUE, PUSH_QUEUE)):
             stats = await house.engine.result(report, client=client)
-        runs = await runs_of(client, "crowd")
+        runs = await runs_of(client, "crowd", CROWD)
     everybody = {f"c{n}" for n in range(CROWD)}
     assert [enrolment.cursor for enrolment in rows(house, enrolments)] == [CROWD]
     assert Counter(row.user_id for row in rows(house, passages)) == Counter(everybody)
@@ -173,7 +174,7 @@ async def test_killed_between_starting_a_page_and_marking_it(house: House) -> No
             # Were a start under way now, the run of the same passage would end before it arrives.
             async with production_workers(house, (USERS_QUEUE, PUSH_QUEUE)):
                 stats = await house.engine.result(report, client=client)
-        runs = await runs_of(client, "crowd")
+        runs = await runs_of(client, "crowd", size)
         known = {row.passage for row in rows(house, passages)}
         assert {await passage_of(client, run) for run in runs} == known
     assert len(runs) == len(known) == size
@@ -213,7 +214,7 @@ async def test_who_was_admitted_and_not_started_is_inside_whatever_comes(house: 
             await operator.finish(FinishRequest(inside="keep"))
         async with production_workers(house, (USERS_QUEUE, PUSH_QUEUE)):
             await house.engine.result(report, client=client)
-        versions = {(await version_of(client, run)) for run in await runs_of(client, "crowd")}
+        versions = {(await version_of(client, run)) for run in await runs_of(client, "crowd", size)}
     stats = stats_of(house.stores, "crowd", 1)
     require_sums(stats)
     assert (stats.entered, stats.exited, versions) == (size, {"end": size}, {1})
@@ -244,7 +245,7 @@ async def test_an_id_still_in_use_is_waited_for(house: House) -> None:
             await until(lambda: watcher.met >= 2)
             async with production_workers(house, (USERS_QUEUE,)):
                 stats = await house.engine.result(report, client=client)
-        runs = await runs_of(client, "again")
+        runs = await runs_of(client, "again", 7)
     assert (stats.entered, stats.refused, stats.exited) == (7, {}, {"end": 7})
     assert Counter(run.id for run in runs)[user_workflow_id("again", "u1")] == 2
     assert {run.status for run in runs} == {WorkflowExecutionStatus.COMPLETED}

@@ -19,7 +19,7 @@ from temporalio.client import Client, WorkflowFailureError
 from activities.life import Endings
 from activities.records.pseudonyms import Pseudonyms, pseudonyms
 from tests.commands import Commands
-from tests.house import SAMPLE_DOCUMENTS, House, open_house
+from tests.house import SAMPLE_DOCUMENTS, House, listed, open_house
 from workers.codec import open_codec
 from workers.operating import Operator
 from workers.plugin import JourneysPlugin
@@ -56,11 +56,11 @@ def plugin(house: House) -> JourneysPlugin:
     return JourneysPlugin(house.stores, sandbox=True, codec=open_codec(house.settings))
 
 
-async def everything(house: House) -> tuple[set[str], bytes]:
+async def everything(house: House, count: int) -> tuple[set[str], bytes]:
     """All that the server has of a namespace: workflow ids, and the bytes of each description and history."""
     client = await Client.connect(house.address, namespace=house.namespace)
     ids, parts = set(), []
-    async for run in client.list_workflows(""):
+    for run in await listed(client, "", count):
         ids.add(run.id)
         handle = client.get_workflow_handle(run.id, run_id=run.run_id)
         parts.append(run.raw_info.SerializeToString())
@@ -122,7 +122,7 @@ async def test_nothing_in_the_cluster_names_a_user(hidden: House) -> None:
             task_queue=USERS_QUEUE,
         )
         assert (await direct.result())["reason"] == "not-running"
-    ids, raw = await everything(hidden)
+    ids, raw = await everything(hidden, 4)
     expected = {hidden.stores.ids.workflow_id("hello", user) for user in (PAID, YOUNG, FREE)}
     assert ids == {"journey/hello", *expected}
     for user in (PAID, YOUNG, FREE):
@@ -131,7 +131,7 @@ async def test_nothing_in_the_cluster_names_a_user(hidden: House) -> None:
     assert hidden.stores.ids.name(PAID).encode() in raw  # the search attribute: a check that finds nothing is none
     reader = await hidden.client(plugin(hidden))
     query = f"JourneyUserId = '{hidden.stores.ids.name(YOUNG)}'"
-    (run,) = [run async for run in reader.list_workflows(query)]
+    (run,) = await listed(reader, query, 1)
     assert run.typed_search_attributes[JOURNEY_USER_ID] == hidden.stores.ids.name(YOUNG)
     told = await reader.get_workflow_handle(run.id).describe()
     assert await told.static_summary() == f"Thank them: {hidden.stores.ids.name(YOUNG)}"

@@ -13,7 +13,7 @@ from temporalio.testing import TimeSkipper
 from activities.noticing import Notices
 from activities.records.reports import explain
 from activities.records.rows import hits, pushes, taken, waits
-from tests.house import House, events_of
+from tests.house import House, at_rest, events_of
 from tests.test_events import RUNS, branches_of, connected, example, left, open_journeys, rows, titles
 from tests.worker_that_dies import other_process, until
 from workers.opening import open_stores
@@ -51,7 +51,8 @@ async def begin(house: House, client: Client, user: str = "u1", **properties: An
     before = len(rows(house, waits))
     assert (await house.engine.event(user, "begin", properties=properties, client=client)).started == 1
     await until(lambda: len(rows(house, waits)) > before)
-    return run_of(client, user)
+    await at_rest(client, run := run_of(client, user))
+    return run
 
 
 async def skip(client: Client, handle: WorkflowHandle[Any, Any], lasting: timedelta) -> None:
@@ -413,9 +414,7 @@ async def test_the_exit_condition_finds_whoever_waits(house: House) -> None:
     async with house.serving(RUNS) as client:
         for user in ("u1", "u4"):
             await house.engine.event(user, "begin", client=client)
-        query = "JourneyElement = 'hold'"
-        while (await client.count_workflows(query)).count < 2:
-            await asyncio.sleep(0.1)
+            await at_rest(client, run_of(client, user))
         house.load("users", "user_id,plan\nu4,free\n")
         assert await look(house, client) == 1
         await left(house, "waiting", "u4")
@@ -440,12 +439,11 @@ async def test_who_waits_by_an_old_answer_is_noticed(house: House) -> None:
         notices = Notices(others)
         async with house.serving(RUNS) as client:
             await house.start_user(client, "waiting", "u1")
-            await until(lambda: len(rows(house, waits)) == 1)
+            await at_rest(client, run_of(client, "u1"))
             house.load("users", "user_id,plan\nu4,free\n")
             assert await notices.look(client, "waiting") == 0
             await house.start_user(client, "waiting", "u4")
-            await until(lambda: len(rows(house, waits)) == 2)
-            await asyncio.sleep(0.3)
+            await at_rest(client, run_of(client, "u4"))
             assert branches_of(house, "waiting", "u4") == [[]], "this worker's answer is of before the import"
             assert await notices.look(client, "waiting") == 0, "two looks at once are one"
             notices._looked.clear()

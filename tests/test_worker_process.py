@@ -186,5 +186,5 @@ async def test_a_long_enrolment_does_not_hold_up_draining(house: House) -> None:
             assert seconds < 30
         async with production_workers(house, (USERS_QUEUE, PUSH_QUEUE)):
             stats = await asyncio.wait_for(house.engine.result(report, client=client), 90)
-        assert len(await runs_of(client, "crowd")) == size
+        assert len(await runs_of(client, "crowd", size)) == size
     assert (stats.entered, stats.exited) == (size, {"end": size})
