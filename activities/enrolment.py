@@ -16,7 +16,7 @@ from temporalio.client import Client
 from activities.faults import as_failures
 from activities.heartbeats import beating
 from activities.noticing import Notices
-from activities.push.devices import zone_of
+from activities.push.profiles import zone_of
 from activities.records.admissions import Admission, Arrival
 from activities.records.gate import Life
 from activities.scheduling import evaluated_as_of

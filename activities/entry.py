@@ -70,6 +70,7 @@ class EntryActivities:
             routes=saved.routes if request.needs_routes else None,
             left=begun.left,
             until=begun.enters_at if begun.enters_at is not None and begun.enters_at > request.now else None,
+            outbox=await stores.profiles.outbox_alone(),
         )
 
     async def _admit(self, request: EntryRequest) -> Admission:

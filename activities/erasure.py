@@ -32,7 +32,7 @@ from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.push.devices import present_values
+from activities.push.profiles import present_values
 from activities.records.personal import ERASED, devices_in_ledger, journeys_of, make_nobodys, rows_of
 from activities.stores import Stores
 from activities.tables.stored import TABLES

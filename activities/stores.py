@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from activities.push.claims import Claims
-from activities.push.devices import Profiles
+from activities.push.profiles import Profiles
 from activities.push.rates import Rates
 from activities.records.catalogue import Catalogue, SavedJourney
 from activities.records.gate import Gate

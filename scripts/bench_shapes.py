@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -9,7 +10,7 @@ from temporalio import activity, workflow
 from temporalio.common import RetryPolicy
 
 from workflows.contracts import JOURNEY_ELEMENT, UserJourneyInput, UserJourneyResult
-from workflows.user_journey import DECISION_ATTEMPT, NO_INPUT, PATIENCE, Answer, Asked, UserJourney
+from workflows.user_journey import NO_INPUT, Answer, Asked, UserJourney
 
 ATTEMPT = timedelta(seconds=30)
 ONCE = RetryPolicy(maximum_attempts=1)
@@ -42,11 +43,10 @@ class OrdinaryActivities(UserJourney):
         """
         return await super().run(given)
 
-    async def _decide(self, decision: Any, asked: Asked, *, summary: str) -> Answer:
-        found: Answer = await workflow.execute_activity(
-            decision, asked, start_to_close_timeout=DECISION_ATTEMPT, retry_policy=PATIENCE, summary=summary
-        )
-        return found
+    async def _decide(
+        self, decision: Callable[[Asked], Awaitable[Answer]], asked: Asked, *, summary: str, queue: str = ""
+    ) -> Answer:
+        return await self._act(decision, asked, summary=summary, queue=queue)
 
 
 @activity.defn(name="bench-step")

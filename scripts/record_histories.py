@@ -11,7 +11,8 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -74,6 +75,7 @@ elements:
   promo: {kind: push, purpose: transactional, message: {title: Hello, body: there}, next: done}
   done: {kind: exit}
 """
+OTHER_PROVIDER = "device_id,user_id,platform,provider,token,opt_in\nother,u000000,web,webhook,t,false\n"
 SCHEDULED = """\
 journey: scheduled
 entries:
@@ -106,15 +108,30 @@ async def record(folder: Path) -> list[Path]:
             for text in (TOUR, SCHEDULED):
                 _save(engine, text)
             async with run_embedded_server(settings) as server:
-                # A name of its own keeps the machine's out of the files; webhooks go nowhere, and are accepted.
-                plugin = JourneysPlugin(engine.stores, outside=DryOutside())
-                client = await Client.connect(server.address, plugins=[plugin], identity="recorder")
-                async with run_workers(client, settings):
-                    recorder = Recorder(engine, client, folder)
+                async with _recording(settings, engine, server.address, folder) as recorder:
                     await recorder.hello()
-                    await recorder.tour()
-                    await recorder.scheduled()
-                    return recorder.written
+                    written = recorder.written
+                # With a device of another provider pushes are ordinary activities; new workers know of it at once.
+                devices = settings.home / "other.csv"
+                devices.write_text(OTHER_PROVIDER, encoding="utf-8")
+                import_table(
+                    engine.stores.tables, "devices", devices, rejects_dir=settings.rejects, now=datetime.now(UTC)
+                )
+                with Engine.open(settings) as second:
+                    async with _recording(settings, second, server.address, folder) as recorder:
+                        await recorder.tour()
+                        await recorder.scheduled()
+                        return written + recorder.written
+
+
+@asynccontextmanager
+async def _recording(settings: Settings, engine: Engine, address: str, folder: Path) -> AsyncIterator[Recorder]:
+    """Have workers run for as long as something is recorded."""
+    # A name of its own keeps the machine's out of the files; webhooks go nowhere, and are accepted.
+    plugin = JourneysPlugin(engine.stores, outside=DryOutside())
+    client = await Client.connect(address, plugins=[plugin], identity="recorder")
+    async with run_workers(client, settings):
+        yield Recorder(engine, client, folder)
 
 
 def _save(engine: Engine, text: str) -> None:

@@ -73,6 +73,7 @@ async def short_house(tmp_path: Path, temporal_program: str) -> AsyncIterator[Ho
 async def test_a_run_that_continues_as_new_forgets_nothing_it_was_told(short_house: House) -> None:
     """What a signal said while a long run was busy holds after it continued: who is removed leaves, a split sees."""
     house = short_house
+    house.hold_pushes()
     async with house.serving(DECIDING) as client:
         await house.engine.start("long", client=client)
         runs = {user: await until_at(client, user, "promo", "long") for user in ("u1", "u4", "u6")}

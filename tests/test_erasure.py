@@ -189,6 +189,7 @@ async def test_vacuum_removes_the_last_byte(filled: House) -> None:
 
 async def test_open_runs_end_and_nobody_is_started_in_their_place(filled: House) -> None:
     """A user who is inside is taken out, with that reason; an audience still being admitted lets nobody in instead."""
+    filled.hold_pushes(OTHER)
     client = await filled.client()
     stores = filled.stores
     await running(filled, "wait")

@@ -11,7 +11,8 @@ import pytest
 from activities.elements.split_test import variant_of
 from activities.life import stats_of
 from activities.records.reports import ExplainedRun, explain
-from activities.records.rows import steps, waits
+from activities.records.rows import pushes, steps, waits
+from tests.condition_tables import CONDITION
 from tests.house import House
 from tests.test_events import RUNS, left, open_journeys, rows
 from tests.test_waits import run_of, skip
@@ -121,3 +122,48 @@ async def test_the_variant_of_a_user_who_comes_again(house: House, assign: str) 
     assert len({variant_of(split, "again", "it", "u1", row.passage) for row in found}) == 1 or assign == "anew"
     many = {variant_of(split, "again", "it", "u1", f"p{number}") for number in range(50)}
     assert many == ({"a", "b"} if assign == "anew" else {found[0].branch})
+
+
+ALARM = """\
+journey: alarm
+reentry: {key: entry.serial}
+entries: {start: {kind: trigger-entry, trigger: {event: alarm}, next: tell}}
+elements:
+  tell:
+    kind: push
+    purpose: transactional
+    devices: {any: [{attribute: serial, is: {entry: serial}}, {attribute: build, less_than: {entry: build}}]}
+    message: {title: "{{ entry.serial }}", body: rings}
+    next: done
+  done: {kind: exit}
+"""
+
+
+async def test_the_devices_of_a_push_may_follow_the_entry_event(house: House) -> None:
+    """`devices` compares with `{entry: X}` of each run: runs of one user reach their own, a missing value none."""
+    house.load(
+        "devices",
+        "device_id,user_id,platform,serial,build,opt_in\nx1,u1,ios,S1,5,true\nx2,u1,ios,S2,7,true\nx6,u6,ios,S1,5,true\n",
+    )
+    house.save(ALARM)
+    await open_journeys(house, "alarm")
+    async with house.serving() as client:
+        for user, serial, build in (("u1", "S1", 1), ("u1", "S2", 1), ("u1", "S9", 7), ("u6", "S9", None)):
+            properties = {"serial": serial} | ({} if build is None else {"build": build})
+            assert (await house.engine.event(user, "alarm", properties=properties, client=client)).started == 1
+        await left(house, "alarm", "u1", 3)
+        await left(house, "alarm", "u6")
+    sent = {(row.title, row.device_id, row.user_id) for row in rows(house, pushes)}
+    assert sent == {("S1", "x1", "u1"), ("S2", "x2", "u1"), ("S9", "x1", "u1")}
+    (other,) = explain(house.stores.ledger.database, "alarm", "u6").runs
+    assert other.steps[0].outcome == "skipped: no-matching-device"
+
+
+async def test_runs_of_one_user_that_ask_at_once_are_told_apart(house: House) -> None:
+    """Questions about one user with different entry events, asked in one moment, get each its own answer."""
+    house.load("devices", "device_id,user_id,platform,serial,opt_in\nx1,u1,ios,S1,true\nx2,u1,ios,S2,true\n")
+    condition, now = CONDITION.validate_python({"attribute": "serial", "is": {"entry": "serial"}}), datetime.now(UTC)
+    look_up = house.stores.profiles.look_up
+    asked = [look_up("u1", condition, "UTC", now, {"serial": f"S{number}"}) for number in (1, 2, 3, 1)]
+    found = [[device["device_id"] for device in profile.devices] for profile in await asyncio.gather(*asked)]
+    assert found == [["x1"], ["x2"], [], ["x1"]]

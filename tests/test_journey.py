@@ -146,6 +146,7 @@ async def test_the_first_two_examples(house: House, tmp_path: Path) -> None:
 
 async def test_a_second_start(house: House, tmp_path: Path) -> None:
     """A second start of the running version does nothing, by name or by file: its audience is not read again."""
+    house.hold_pushes()
     again = tmp_path / "again.json"
     again.write_text(house_document(house), encoding="utf-8")
     async with running(house) as (client, first):
@@ -169,6 +170,7 @@ def house_document(house: House) -> str:
 
 async def test_another_version_and_a_start_anew(house: House) -> None:
     """Another version is refused while one runs; afterwards it starts, and under `never` only newcomers enter."""
+    house.hold_pushes()
     async with running(house) as (client, report):
         house.save(house_document(house).replace("Thank them", "Thank them again"))
         for name in ("hello", "hello@2"):
@@ -188,6 +190,7 @@ async def test_another_version_and_a_start_anew(house: House) -> None:
 
 async def test_what_an_operator_can_ask_a_journey(house: House) -> None:
     """`refresh` counts now, `stats` repeats the last count with its instant, `status` says what the journey does."""
+    house.hold_pushes()
     async with running(house) as (client, report):
         journey = client.get_workflow_handle("journey/hello")
         stats = await refreshed(client)

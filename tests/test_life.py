@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
-from temporalio.service import RPCError
 from temporalio.testing import ActivityEnvironment
 
 from activities.life import stats_of
@@ -23,7 +22,7 @@ from activities.records.reports import explain, list_pushes
 from activities.records.rows import held, passages
 from activities.records.statistics import everybody_inside
 from tests.commands import Commands
-from tests.house import House, events_of
+from tests.house import House, at_rest, events_of
 from tests.test_events import rows
 from workers.engine import JourneyFailed
 from workers.operating import Operator
@@ -41,6 +40,7 @@ from workflows.contracts import (
     Stats,
     TakeOutRequest,
     Visit,
+    user_workflow_id,
 )
 from workflows.errors import JourneyError, NotWarm
 
@@ -85,20 +85,8 @@ async def running(house: House, text: str = SLOW, journey: str = "slow") -> Asyn
     async with house.serving() as client:
         await house.engine.start(journey, client=client)
         for user in PAYING:
-            await at_rest(house, client, user, journey)
+            await at_rest(client, client.get_workflow_handle(user_workflow_id(journey, user)))
         yield client, Operator(client, journey)
-
-
-async def at_rest(house: House, client: Client, user: str, journey: str = "slow") -> None:
-    """Return when a user's run waits for a time."""
-    handle = client.get_workflow_handle(f"journey/{journey}/user/{user}")
-    async with asyncio.timeout(20):
-        while True:
-            with suppress(RPCError):  # not started yet
-                details = await handle.describe()
-                if details.raw_description.workflow_execution_info.history_length >= 6:
-                    return
-            await asyncio.sleep(0.05)
 
 
 def numbers(house: House, version: int = 0, journey: str = "slow") -> Stats:
@@ -159,9 +147,9 @@ async def test_a_shift_lasts_as_long_as_the_pause(house: House) -> None:
         await operator.resume(ResumeRequest(due="shift"))
         await until(lambda: "u1" in titles(house))
         kinds = await events_of(client, "journey/slow/user/u1")
-        assert kinds[: kinds.index("activity_task_scheduled")].count("timer_started") == 1
-        again = kinds.index("timer_started", kinds.index("activity_task_completed"))
-        assert "activity_task_scheduled" in kinds[again:], "held, put off by a timer, and only then sent"
+        resumed = kinds.index("workflow_execution_signaled")
+        assert kinds[:resumed].count("timer_started") == 1
+        assert "timer_fired" in kinds[resumed:], "held, put off by a timer, and only then sent"
 
 
 async def test_moves_that_make_no_sense_are_refused(house: House) -> None:
@@ -425,6 +413,7 @@ async def test_finishing_wakes_who_is_held_still(house: House) -> None:
 
 async def test_a_pause_is_met_at_the_claim(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A push that was let through before a pause, and was slow, is held at its claim: nothing is sent any more."""
+    house.hold_pushes()
     monkeypatch.setattr(gate, "COPY_SECONDS", 60.0)
     monkeypatch.setattr(gate, "TRUST_SECONDS", 180.0)
     house.save(SENDING)

@@ -16,6 +16,7 @@ LONGEST_SECONDS = 400
 
 
 @pytest.mark.storm
+@pytest.mark.timeout(900)
 def test_a_long_wait_loses_nobody() -> None:
     """A thousand users wait thirty days, worker and server are killed: each leaves once, and waiting cost nothing."""
     words = [sys.executable, "-m", "scripts.long_wait", "--users", str(USERS), "--json"]

@@ -192,6 +192,7 @@ async def test_the_laws_at_every_moment(house: House, seed: int) -> None:
     """The laws hold at every look while runs pass, are terminated and are refused, and over what is left at the end."""
     chance = random.Random(seed)
     audience = people(house, chance)
+    house.hold_pushes(min(audience.users))
     examples = saved_examples(house, chance)
     names = [one.document["journey"] for one in examples]
     client = await production(house)

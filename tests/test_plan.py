@@ -184,6 +184,7 @@ async def test_the_plan_is_what_happens(house: House, name: str) -> None:
 
 async def test_several_audience_entries(house: House) -> None:
     """With several entries each user is admitted by the first that holds him, and the plan says so."""
+    house.hold_pushes()
     load_crowd(house, seed=5)
     house.save("""\
         journey: planned

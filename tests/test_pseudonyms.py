@@ -156,6 +156,7 @@ async def test_a_direct_start_needs_the_pseudonymous_id(hidden: House) -> None:
 @pytest.mark.parametrize("begun_before", [False, True])
 async def test_terminated_runs_are_found_in_the_ledger(hidden: House, begun_before: bool) -> None:
     """A terminated run closes its user's passage, whether it was started by pseudonym or before there was a key."""
+    hidden.hold_pushes(PAID)
     client = await hidden.client(plugin(hidden))
     document = hidden.stores.catalogue.find("journey", "hello")
     await hidden.stores.ledger.open_journey("hello", 1, document.digest, "l", document.saved_at)

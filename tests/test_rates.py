@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections import Counter
@@ -178,3 +179,25 @@ async def test_messages_per_minute_are_told(
     assert run() == 0
     (told,) = json.loads(capsys.readouterr().out)["rates"]
     assert (told["provider"], told["per_second"], told["last_minute"], len(told["minutes"])) == ("relay", 50, 0, 10)
+
+
+async def test_who_opts_out_while_the_push_waits_its_turn_gets_nothing(house: House) -> None:
+    """Devices are looked up again after a wait for the allowance: who opted out in it is not sent to, others are."""
+    house.load("devices", DEVICES + "r6,u6,ios,relay,t6,true\nr6b,u6,ios,relay,t6b,true\n")
+    house.load("devices", "device_id,user_id,platform,opt_in\nd6,u6,android,false\n")
+    sending, rates = Sending(house, Relay()), house.stores.rates
+    rates.set_limit("relay", 1)
+    pushing = []
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):  # the first is taken at once, each of the others in a second of its own
+            group.create_task(rates.take("relay", 30))
+        for user in ("u2", "u6"):
+            pushing.append(group.create_task(sending.push(user, DeliveryRules(), "marketing")))
+        await asyncio.sleep(0.5)
+        assert sending.relay.taken == []
+        house.load("devices", "device_id,user_id,platform,opt_in\nr2,u2,ios,false\nr6,u6,ios,false\n")
+    said = [task.result() for task in pushing]
+    assert said == ["no device is opted in with an address", "1 device: 1 accepted"]
+    assert sending.relay.taken == ["r6b"]
+    query = select(pushes.c.device_id)
+    assert house.stores.ledger.database.read(lambda connection: connection.execute(query).scalars().all()) == ["r6b"]

@@ -113,9 +113,22 @@ def test_the_refused_run_was_refused() -> None:
     assert json.loads(refused.result.payloads[0].data)["admitted"] is False
 
 
+def test_both_ways_of_a_push_are_recorded() -> None:
+    """A push to the outbox is a local activity, and an ordinary one where a device has another provider."""
+    ordinary = {
+        kind: [
+            event.activity_task_scheduled_event_attributes.activity_type.name
+            for event in recorded(kind).events
+            if kind_of(event) == "activity_task_scheduled"
+        ]
+        for kind in ("pushed-user", "came-user")
+    }
+    assert ordinary == {"pushed-user": [], "came-user": ["update-user", "webhook", "push"]}
+
+
 async def test_another_activity_is_caught() -> None:
     """A history in which another activity was scheduled than the code schedules does not replay."""
-    history = recorded("pushed-user")
+    history = recorded("came-user")
     for event in history.events:
         if kind_of(event) == "activity_task_scheduled":
             event.activity_task_scheduled_event_attributes.activity_type.name = "condition-split"
@@ -177,7 +190,6 @@ class OpensSlowly(Journey):
 
 
 ONE_MORE: dict[str, tuple[type, type]] = {
-    "pushed-user": (SplitsTwice, UserJourney),
     "other-user": (SplitsTwice, UserJourney),
     "came-user": (RestsTwice, UserJourney),
     "late-user": (RestsTwice, UserJourney),

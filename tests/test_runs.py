@@ -58,6 +58,7 @@ async def waiting(client: Client, user: str, element: str) -> None:
 
 async def test_each_run_is_listed_with_where_its_user_is(house: House) -> None:
     """Inside: the element that the newest step leads to; left: the exit; refused or failed: no element."""
+    house.hold_pushes()
     async with house.serving((JOURNEYS_QUEUE, USERS_QUEUE)) as client:  # nobody pushes, so u1 waits there
         digest = house.stores.catalogue.find("journey", "hello").digest
         await house.stores.ledger.open_journey("hello", 1, digest, "launch", datetime.now(UTC))

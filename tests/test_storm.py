@@ -25,6 +25,7 @@ LONGEST_SECONDS = 420
 
 
 @pytest.mark.storm
+@pytest.mark.timeout(900)
 def test_a_short_storm_loses_nobody() -> None:
     """A short storm, in which each kind of fault comes: every number is proved, and the exit status is 0."""
     words = [sys.executable, "-m", "scripts.storm", "--short", "--seed", "1", "--json"]

@@ -77,6 +77,7 @@ HELD = "user_id,plan\nheld,held\n"
 def load_door(house: House, reentry: str) -> None:
     house.load("users", HELD)
     house.load("devices", "device_id,user_id,platform,token,opt_in\ndh,held,ios,th,true\n")
+    house.hold_pushes("held")
     house.save(DOOR.format(reentry=reentry))
 
 
@@ -331,6 +332,7 @@ async def test_strange_user_ids(house: House) -> None:
     house.load("users", "user_id,plan\n" + "".join(f"{user},strange\n" for user in STRANGE))
     devices = "".join(f"d-{user},{user},ios,true\n" for user in STRANGE)
     house.load("devices", "device_id,user_id,platform,opt_in\n" + devices)
+    house.hold_pushes()
     house.save("""\
         journey: strange
         reentry: after_exit

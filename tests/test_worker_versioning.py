@@ -48,6 +48,7 @@ async def build_of(handle: WorkflowHandle[object, object]) -> tuple[str, int]:
 
 async def test_a_run_goes_on_under_the_next_build(house: House) -> None:
     """Runs started under one build wait at a push and are finished by the next one, without a change of theirs."""
+    house.hold_pushes()
     async with (
         worker(house, "--role", "journeys", JOURNEYS_BUILD_ID="a") as journeys,
         worker(house, "--role", "users", JOURNEYS_BUILD_ID="a") as users,

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from activities.meters import Meters
 from activities.push.claims import Claims
-from activities.push.devices import Profiles
+from activities.push.profiles import Profiles
 from activities.push.rates import Rates
 from activities.records.catalogue import Catalogue
 from activities.records.database import Database

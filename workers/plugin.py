@@ -89,6 +89,7 @@ def activities_of(
     life, enrolment = LifeActivities(stores, notices), EnrolmentActivities(stores, notices)
     operating, events, schedules = OperatingActivities(stores), Events(stores), ScheduleActivities(stores)
     passing = Passing(stores, events.take_for_run)
+    pushing = PushActivities(passing, providers, rules)
     return {
         JOURNEYS_QUEUE: [
             life.open_journey,
@@ -118,8 +119,9 @@ def activities_of(
             enrolment.evaluate_audience,
             enrolment.enrol,
             events.take_event,
+            pushing.push,  # for the local attempt of a push to the outbox; another provider's is made on its own queue
         ],
-        PUSH_QUEUE: [PushActivities(passing, providers, rules).push, WebhookActivities(passing, outside).webhook],
+        PUSH_QUEUE: [pushing.push, WebhookActivities(passing, outside).webhook],
     }
 
 
@@ -164,7 +166,7 @@ class JourneysPlugin(SimplePlugin):
         config["workflows"] = [*config.get("workflows", []), *(one for name in queues for one in WORKFLOWS[name])]
         config["activities"] = [
             *config.get("activities", []),
-            *(one for name in queues for one in self._activities.get(name, [])),
+            *dict.fromkeys(one for name in queues for one in self._activities.get(name, [])),
         ]
         return config
 

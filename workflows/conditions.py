@@ -341,3 +341,13 @@ def render_path(path: Path) -> str:
         elif not (part.startswith("(") and part.endswith(")")):
             text += f".{part}" if text else part
     return text
+
+
+def compares_with(condition: Condition | None, reference: type[Reference]) -> bool:
+    """Tell whether a condition compares something with a kind of reference, such as `{entry: X}`; None does not."""
+    if condition is None:
+        return False
+    values = (v for _, node in walk(condition) if isinstance(node, Operators) for v in node.operators.values())
+    return any(
+        isinstance(one, reference) for value in values for one in (value if isinstance(value, tuple) else [value])
+    )

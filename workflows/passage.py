@@ -66,6 +66,8 @@ class UserJourneyInput(Given, Lean):
     """Where the run goes on, admitted long ago; null for a run that begins."""
     seen: datetime | None = None
     """When the run last learned of an event or update, UTC: for one that begins, of the event by which it does."""
+    outbox: bool = False
+    """As the entry has told it: see `EntryOutcome`."""
 
 
 class EntryRequest(Lean):
@@ -112,6 +114,8 @@ class EntryOutcome(Lean):
     """Set when the passage is closed already: the run has nothing left to do."""
     until: datetime | None = None
     """When the user comes in, UTC, where that is later: asked again then."""
+    outbox: bool = False
+    """Whether every device is the outbox's, as of a moment ago: a push is then tried by a local attempt first."""
 
 
 class EventGiven(Lean):

@@ -76,7 +76,7 @@ class _Work(NamedTuple):
     """What people read in Temporal's UI."""
     activity: Callable[[Visit], Awaitable[Outcome]]
     queue: str = ""
-    """The task queue of an ordinary activity; empty for a decision, which one local attempt answers as a rule."""
+    """The task queue of what reaches out of the house; empty for a decision, which one local attempt answers."""
 
 
 WORK = {
@@ -130,6 +130,7 @@ class UserJourney:
                     "version": admission.version or given.version,
                     "digest": admission.digest or given.digest,
                     "routes": admission.routes if admission.routes is not None else given.routes,
+                    "outbox": admission.outbox,
                 }
             )
             left, element, step, until = admission.left, admission.element, 0, None
@@ -202,7 +203,7 @@ class UserJourney:
             # Who leaves is asked nothing more: what he did is handed over at the end.
             event = self._events.pop(0) if self._events and not self._leaving else None
             visit = visit.model_copy(update={"leave": self._leaving, "event": event, "woken": woken})
-            outcome = await self._ask(kind, visit)
+            outcome = await self._ask(given, kind, visit)
             # Whoever moves begins anew, so what was sent to this run is taken before.
             if outcome.branch or outcome.left is not None or (outcome.move is not None and not self._events):
                 return outcome
@@ -216,7 +217,7 @@ class UserJourney:
                 update={"now": workflow.now(), "until": outcome.until or visit.until, "seen": self._seen}
             )
 
-    async def _ask(self, kind: str, visit: Visit) -> Outcome:
+    async def _ask(self, given: UserJourneyInput, kind: str, visit: Visit) -> Outcome:
         """Ask an element, or the door where the user has to leave."""
         if visit.leave:
             return await self._decide(leave, visit, summary=f"Leave: {visit.leave}")
@@ -228,16 +229,10 @@ class UserJourney:
                 non_retryable=True,
             )
         summary = f"{work.name}: {visit.element}"
-        if not work.queue:
-            return await self._decide(work.activity, visit, summary=summary)
-        return await workflow.execute_activity(
-            work.activity,
-            visit,
-            task_queue=work.queue,
-            start_to_close_timeout=ACTION_ATTEMPT,
-            retry_policy=PATIENCE,
-            summary=summary,
-        )
+        # A push to the outbox is a row in the ledger, written with its outcome: no try of it can send it twice.
+        if not work.queue or (kind == "push" and given.outbox):
+            return await self._decide(work.activity, visit, summary=summary, queue=work.queue)
+        return await self._act(work.activity, visit, summary=summary, queue=work.queue)
 
     async def _rest(self, place: str, name: str, until: datetime | None, because: str = "") -> None:
         """Wait for an instant, UTC, or a signal; for a signal alone when the instant is null."""
@@ -254,7 +249,9 @@ class UserJourney:
         except TimeoutError:
             return
 
-    async def _decide(self, decision: Callable[[Asked], Awaitable[Answer]], asked: Asked, *, summary: str) -> Answer:
+    async def _decide(
+        self, decision: Callable[[Asked], Awaitable[Answer]], asked: Asked, *, summary: str, queue: str = ""
+    ) -> Answer:
         """Decide by one local attempt, and by the ordinary activity when that is not enough.
 
         Retrying locally through an outage would hold every workflow slot of the worker, and no operator could see
@@ -274,10 +271,17 @@ class UserJourney:
             cause = failure.cause if isinstance(failure, ActivityError) else failure
             if is_cancelled_exception(failure) or (isinstance(cause, ApplicationError) and cause.non_retryable):
                 raise
+        return await self._act(decision, asked, summary=summary, queue=queue)
+
+    async def _act(
+        self, action: Callable[[Asked], Awaitable[Answer]], asked: Asked, *, summary: str, queue: str
+    ) -> Answer:
+        """Ask by an ordinary activity, on a queue of its own or the run's, until it answers."""
         return await workflow.execute_activity(
-            decision,
+            action,
             asked,
-            start_to_close_timeout=DECISION_ATTEMPT,
+            task_queue=queue or None,
+            start_to_close_timeout=ACTION_ATTEMPT if queue else DECISION_ATTEMPT,
             retry_policy=PATIENCE,
             summary=summary,
         )

@@ -141,7 +141,14 @@ def element_faults(document: JourneyDocument, schema: Schema, segments: Containe
                     faults += _seen_faults(journey, texts, name, (*at, "message", *inside))
                 if element.devices is not None:
                     place = (*at, "devices")
-                    faults += check_condition(element.devices, schema, at=place, segments=segments, subject="device")
+                    faults += check_condition(
+                        element.devices,
+                        schema,
+                        at=place,
+                        segments=segments,
+                        one_user=journey.gives_event,
+                        subject="device",
+                    )
     return faults
 
 

@@ -13,16 +13,18 @@ from temporalio import activity
 
 from activities.elements.condition_split import segment_words
 from activities.elements.passing import Case, Passing, Stay, kinds_of
-from activities.events.occurrences import asks_user, is_meant
+from activities.events.occurrences import is_meant
 from activities.events.waiting import Hit, Wait, Waits, awaited, close_wait, decided, watched
 from activities.faults import as_failures
 from activities.records.ledger import Evidence
 from activities.records.rows import instant
 from activities.segments.memberships import at_hand
 from activities.stores import outcome_of
+from workflows.conditions import compares_with
 from workflows.contracts import Outcome, Visit
 from workflows.documents import NOT_TRIGGERED, WaitForTrigger
 from workflows.errors import NotFoundError
+from workflows.operators import AttributeRef
 from workflows.scalars import duration
 
 PASSED_AT_ONCE = ("condition-split", "split-test", "reachability-check", "update-user")
@@ -101,7 +103,7 @@ class WaitForTriggerActivities:
         if not events:
             return []
         user: Mapping[str, Any] = {}
-        if any(asks_user(trigger.where) for _, _, trigger in open_places):
+        if any(compares_with(trigger.where, AttributeRef) for _, _, trigger in open_places):
             user = (await case.facts()).user
         kinds = await asyncio.to_thread(kinds_of, case.stores)
         found: dict[tuple[str, int], Hit] = {}

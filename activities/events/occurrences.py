@@ -19,10 +19,10 @@ from activities.tables.imports import EVENT_ID_CHARACTERS, ID_LIMIT
 from activities.tables.inference import read_as
 from activities.tables.properties import as_cell, typed_row
 from activities.tables.schema import DTYPES, Kind, kind_of
-from workflows.conditions import Condition, walk
+from workflows.conditions import Condition, compares_with
 from workflows.contracts import EventGiven
 from workflows.errors import DefinitionError, RefusedError
-from workflows.operators import AttributeRef, Operators
+from workflows.operators import AttributeRef
 
 PUSH_OPENED = "push_opened"
 """The event of a push that was opened."""
@@ -200,7 +200,7 @@ def is_meant(
     """
     if where is None:
         return True
-    facts = Facts(user() if asks_user(where) else {}, entry, {}, kinds)
+    facts = Facts(user() if compares_with(where, AttributeRef) else {}, entry, {}, kinds)
     own = typed_row(event.properties, kinds["events"])
     columns = {name: kind_of(dtype) for name, dtype in own.schema.items()}
     try:
@@ -210,17 +210,3 @@ def is_meant(
     except DefinitionError:
         return False
     return bool(facts.row.with_columns(own.get_columns()).select(test.alias("\x1ftrue")).item())
-
-
-def asks_user(where: Condition | None) -> bool:
-    """Tell whether a trigger's condition compares with an attribute of the user."""
-    if where is None:
-        return False
-    operands = (
-        item
-        for _, node in walk(where)
-        if isinstance(node, Operators)
-        for value in node.operators.values()
-        for item in (value if isinstance(value, tuple) else (value,))
-    )
-    return any(isinstance(item, AttributeRef) for item in operands)

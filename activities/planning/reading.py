@@ -8,7 +8,7 @@ from functools import cached_property
 
 import polars as pl
 
-from activities.push.devices import Profile
+from activities.push.profiles import Profile
 from activities.segments.compiler import Built, is_timeless
 from activities.segments.segments import References, condition_key
 from activities.stores import Stores

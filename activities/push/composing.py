@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from activities.push.devices import Profile
 from activities.push.messages import MissingValue, Rendered, render
+from activities.push.profiles import Profile
 from workflows.documents import JourneyDocument, Push
 
 ACCEPTED = "accepted"
@@ -29,6 +29,11 @@ class Composed:
     outcome: str
     because: str
     messages: list[tuple[dict[str, Any], Rendered]] = field(default_factory=list)
+
+    @property
+    def providers(self) -> set[str]:
+        """The providers of those devices."""
+        return {str(device["provider"]) for device, _ in self.messages}
 
 
 def compose(

@@ -38,12 +38,13 @@ from activities.records.outcomes import (
     WITHDRAWN,
 )
 from activities.records.rows import instant
+from activities.segments.memberships import at_hand
 from activities.stores import outcome_of
 from workflows.calendar import end_of_silence, local_time
 from workflows.conditions import duration
 from workflows.contracts import Outcome, Visit
 from workflows.documents import FrequencyCap, Push
-from workflows.errors import PushError, PushHeld, StoreUnavailable, as_application_error
+from workflows.errors import NotWarm, PushError, PushHeld, StoreUnavailable, as_application_error
 
 CAPPED = "skipped: capped"
 CONTROL_GROUP = "skipped: control-group"
@@ -51,6 +52,8 @@ PAUSED = "skipped: paused"
 SILENT_HOURS = "skipped: silent-hours"
 RATE_PATIENCE_SECONDS = 20.0
 """How long a try waits for providers' allowances, all together, before it leaves the waiting to the server."""
+PROMPT_SECONDS = 1.0
+"""How old the devices may be that are sent to: whoever waited longer for his turn is looked up again."""
 RESENDS_AT_ONCE = 3
 """Tries within one attempt of what a provider has provably not processed."""
 RESEND_SECONDS = 3.0
@@ -146,14 +149,38 @@ class PushActivities:
         visit, element = case.visit, case.element
         if case.skip:
             return _not_sent(element, PAUSED, "it fell due in a pause")
-        if element.purpose == "marketing" and (waiting := await self._marketing(case)) is not None:
-            return waiting
-        profile = await case.stores.profiles.look_up(visit.user_id, element.devices, case.zone, visit.now)
-        values = await case.values()
-        composed = compose(element, case.document, profile, {"entry": values.entry, "waited": values.waited})
+        if element.purpose == "marketing" and (held := await self._marketing(case)) is not None:
+            return held
+        composed = await self._composed(case)
         if not composed.messages:
             return _not_sent(element, composed.outcome, composed.because)
-        return await self._deliver(case, composed)
+        remote = composed.providers - {OUTBOX}
+        if remote and activity.info().is_local:
+            # It would escape the allowances, and be sent again where its worker dies with the workflow's task.
+            raise NotWarm(f"devices of {', '.join(sorted(remote))}: the push queue's workers send to them")
+        if remote and activity.info().attempt > 1 and self._is_stale(element):
+            return _not_sent(element, GAVE_UP, PATIENCE_OVER)
+        self._require_good_minute(visit, element, remote)
+        began = time.monotonic()
+        waiting = await self._waiting(composed)
+        if time.monotonic() - began > PROMPT_SECONDS:
+            # Who opted out while this push waited its turn gets nothing; a new provider's turn was not waited for.
+            again, asked = await self._composed(case), composed.providers
+            composed = replace(again, messages=[one for one in again.messages if one[0]["provider"] in asked])
+            if not again.messages:
+                return _not_sent(element, again.outcome, again.because)
+            if not composed.messages:
+                changed = PushError("the user's devices changed while this push waited its turn")
+                raise as_application_error(changed, next_retry_delay=timedelta(seconds=PROMPT_SECONDS))
+        return await self._deliver(case, composed, waiting)
+
+    async def _composed(self, case: Case[Push]) -> Composed:
+        """Work out what is sent to whom, as the tables are now."""
+        values = await case.values()
+        visit, devices = case.visit, case.element.devices
+        asked = case.stores.profiles.look_up(visit.user_id, devices, case.zone, visit.now, values.entry)
+        profile = await at_hand(asked)
+        return compose(case.element, case.document, profile, {"entry": values.entry, "waited": values.waited})
 
     async def _marketing(self, case: Case[Push]) -> ElementAnswer | Stay | None:
         """Hold back what is no answer to something the user did: control group, send window, silent hours.
@@ -181,16 +208,19 @@ class PushActivities:
             return _not_sent(case.element, SILENT_HOURS, f"silent hours in {zone}")
         return Stay(over + spread, f"silent hours in {zone}")
 
-    async def _deliver(self, case: Case[Push], composed: Composed) -> ElementAnswer | Outcome:
-        """Claim what may be sent, send it, settle it; raise where some of it has to wait."""
+    async def _deliver(
+        self, case: Case[Push], composed: Composed, waiting: Mapping[str, Answer]
+    ) -> ElementAnswer | Outcome:
+        """Claim what may be sent, send it but by providers that have to wait, settle it; raise where some of it waits.
+
+        Args:
+            case: The visit.
+            composed: What is sent to whom.
+            waiting: Provider to why nothing is sent by it now.
+        """
         visit, element = case.visit, case.element
         claims, messages = self._stores.claims, {str(device["device_id"]): one for device, one in composed.messages}
         devices = {str(device["device_id"]): device for device, _ in composed.messages}
-        remote = {str(device["provider"]) for device in devices.values()} - {OUTBOX}
-        if remote and activity.info().attempt > 1 and self._is_stale(element):
-            return _not_sent(element, GAVE_UP, PATIENCE_OVER)
-        self._require_good_minute(visit, element, remote)
-        waiting = await self._waiting(devices)
         resend, finish = element.purpose == "transactional", _finisher(case)
         claim = await claims.claim(
             visit,
@@ -229,11 +259,11 @@ class PushActivities:
                 next_retry_delay=timedelta(seconds=wait),
             )
 
-    async def _waiting(self, devices: Mapping[str, Mapping[str, Any]]) -> dict[str, Answer]:
+    async def _waiting(self, composed: Composed) -> dict[str, Answer]:
         """Ask before anything is claimed which providers have to wait, so that waiting leaves nothing unknown.
 
         Args:
-            devices: Device id to row, of all that are to be sent to.
+            composed: What is to be sent to whom.
 
         Returns:
             Provider to why nothing is sent by it now, and for how long; the others may send to their devices.
@@ -242,7 +272,7 @@ class PushActivities:
             ApplicationError: All devices have to wait.
         """
         until, found = time.monotonic() + RATE_PATIENCE_SECONDS, dict[str, Answer]()
-        for name, number in sorted(Counter(str(device["provider"]) for device in devices.values()).items()):
+        for name, number in sorted(Counter(str(device["provider"]) for device, _ in composed.messages).items()):
             if name == OUTBOX:
                 continue
             broken, said = self._broken.get(name, (0.0, ""))
@@ -259,7 +289,7 @@ class PushActivities:
             elif not await self._may_send(name, number, until):
                 used_up = f"the allowance of {name} is used up: this push waits its turn"
                 found[name] = _not_now(used_up, RETRY_FLOOR_SECONDS)
-        if found and all(device["provider"] in found for device in devices.values()):
+        if found and composed.providers <= found.keys():
             first = min(found.values(), key=lambda answer: answer.retry_after or 0)
             delay = timedelta(seconds=first.retry_after or RETRY_FLOOR_SECONDS)
             raise as_application_error(PushError(first.detail), next_retry_delay=delay)

@@ -18,6 +18,7 @@ from workflows.conditions import (
     AttributeTest,
     Comparison,
     Condition,
+    EntryRef,
     Not,
     PropertyRef,
     PropertyTest,
@@ -30,7 +31,9 @@ Kinds: TypeAlias = Mapping[str, Kind]
 """Columns of one table, each with its kind."""
 
 
-def device_predicate(condition: Condition, kinds: Kinds, *, as_of: datetime, zone: str) -> pl.Expr:
+def device_predicate(
+    condition: Condition, kinds: Kinds, *, as_of: datetime, zone: str, entry: Mapping[str, Term] | None = None
+) -> pl.Expr:
     """Compile a condition over devices, such as a push's `devices`.
 
     Args:
@@ -38,6 +41,7 @@ def device_predicate(condition: Condition, kinds: Kinds, *, as_of: datetime, zon
         kinds: The columns of `devices`.
         as_of: The instant of the evaluation, aware.
         zone: The zone of calendar days.
+        entry: The values of the entry event, for `{entry: X}`; what it lacks is missing.
 
     Returns:
         True or false for every row of `devices`, never null.
@@ -45,7 +49,12 @@ def device_predicate(condition: Condition, kinds: Kinds, *, as_of: datetime, zon
     Raises:
         DefinitionError: The condition does not fit the table.
     """
-    return row_predicate(condition, "attribute", kinds, Clock(as_of, zone), columns(kinds)).fill_null(False)
+    own = columns(kinds)
+
+    def refer(reference: Reference) -> Term | None:
+        return (entry or {}).get(reference.entry) if isinstance(reference, EntryRef) else own(reference)
+
+    return row_predicate(condition, "attribute", kinds, Clock(as_of, zone), refer).fill_null(False)
 
 
 def event_predicate(

@@ -8,21 +8,19 @@ a wait scans no table for itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import polars as pl
 
+from activities.lookups import Lookups
 from activities.segments.clock import Clock
 from activities.segments.compiler import Built, Imported, is_timeless
-from activities.segments.segments import References, Segments, condition_key
+from activities.segments.segments import References, Segments
 from activities.segments.turning import OneUser
 from workflows.conditions import Condition, FileRef, SegmentRef
 from workflows.contracts import Versions
-
-BATCH_LIMIT = 2_000
-"""Most users that share one scan."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,14 @@ class Standing:
     member: bool
     turns_at: datetime | None
     tables: Versions
+
+
+@dataclass(frozen=True)
+class _Topic:
+    """What is asked of users: only equal questions share a scan."""
+
+    condition: Condition
+    zone: str
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,7 @@ class Standings:
 
     def __init__(self, segments: Segments) -> None:
         self._segments = segments
-        self._waiting: dict[tuple[str, str], tuple[Condition, dict[str, asyncio.Future[_Read]]]] = {}
-        self._running: asyncio.Task[None] | None = None
+        self._lookups = Lookups(self._read)
 
     def is_timeless(self, condition: Condition, zone: str) -> bool:
         """Tell whether time alone never changes who is in a segment. Blocking.
@@ -115,52 +120,25 @@ class Standings:
             NotFoundError: A reference leads nowhere.
             StoreUnavailable: The tables cannot be reached. Temporal retries.
         """
-        asking = self._waiting.setdefault((condition_key(condition, zone), zone), (condition, {}))[1]
-        future = asking.get(user_id)
-        if future is None:
-            future = asking[user_id] = asyncio.get_running_loop().create_future()
-        if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._serve())
-        read = await asyncio.shield(future)
+        read = await self._lookups.ask(_Topic(condition, zone), user_id)
         return await asyncio.to_thread(_standing, read, condition, Clock(now, zone), user_id, until)
 
-    async def _serve(self) -> None:
-        """Read the rows of those who ask, batch after batch; each batch asks about one segment."""
-        while self._waiting:
-            key = next(iter(self._waiting))
-            condition, asking = self._waiting.pop(key)
-            batch = dict(list(asking.items())[:BATCH_LIMIT])
-            if later := {user: future for user, future in asking.items() if user not in batch}:
-                self._waiting[key] = (condition, later)
-            try:
-                read = await asyncio.to_thread(self._read, list(batch), condition, key[1])
-            except BaseException as error:
-                for future in batch.values():
-                    if not future.done():
-                        future.set_exception(error)
-                        future.exception()  # whoever asked may have been cancelled meanwhile
-                if not isinstance(error, Exception):
-                    raise
-                continue
-            for future in batch.values():
-                if not future.done():
-                    future.set_result(read)
-
-    def _read(self, user_ids: list[str], condition: Condition, zone: str) -> _Read:
+    def _read(self, topic: _Topic, user_ids: Sequence[str]) -> dict[str, _Read]:
         """Read some users' own rows by one scan of each table. Blocking."""
         segments, tables = self._segments, self._segments.tables
         tables.require("users")
         versions = segments.versions()
-        references = segments.references(versions, zone=zone)
-        references.digest(condition)  # follows every reference, so that its version is known
-        snapshot, wanted = segments.snapshot(versions), pl.col("user_id").is_in(user_ids)
+        references = segments.references(versions, zone=topic.zone)
+        references.digest(topic.condition)  # follows every reference, so that its version is known
+        snapshot, wanted = segments.snapshot(versions), pl.col("user_id").is_in(list(user_ids))
         frames = [tables.collect(frame.filter(wanted)) for frame in (snapshot.users, snapshot.devices, snapshot.events)]
         apart = [
             (frame.clear(), {user: rows for (user,), rows in frame.partition_by("user_id", as_dict=True).items()})
             for frame in frames
         ]
         own = {user: OneUser(*(found.get(user, none) for none, found in apart)) for user in user_ids}
-        return _Read(own, _Lists(references, segments, wanted), {**versions, **references.pinned})
+        read = _Read(own, _Lists(references, segments, wanted), {**versions, **references.pinned})
+        return dict.fromkeys(user_ids, read)
 
 
 def _standing(read: _Read, condition: Condition, clock: Clock, user_id: str, until: datetime) -> Standing:
