@@ -113,6 +113,17 @@ def test_the_refused_run_was_refused() -> None:
     assert json.loads(refused.result.payloads[0].data)["admitted"] is False
 
 
+def test_routes_are_short_in_histories() -> None:
+    """The way on of an element that has one is written as the bare id; spelled out it is read the same."""
+    spelled = {"kind": "push", "to": {"next": "done"}}
+    route = Route.model_validate(spelled)
+    assert route.to == {"next": "done"}
+    assert route.model_dump(mode="json") == {"kind": "push", "to": "done"}
+    assert Route.model_validate_json(route.model_dump_json()) == route
+    split = {"kind": "condition-split", "to": {"users_in_segment": "a", "all_other_users": "next"}}
+    assert Route.model_validate(split).model_dump(mode="json") == split
+
+
 def test_both_ways_of_a_push_are_recorded() -> None:
     """A push to the outbox is a local activity, and an ordinary one where a device has another provider."""
     ordinary = {

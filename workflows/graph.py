@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 from workflows.documents import JourneyDocument, ways_out
 from workflows.errors import Fault
+
+NEXT = "next"
+"""The branch of an element that has one way out."""
+
+
+def _spelled_out(to: Any) -> Any:
+    return {NEXT: to} if isinstance(to, str) else to
+
+
+def _in_short(to: dict[str, str]) -> str | dict[str, str]:
+    return to[NEXT] if to.keys() == {NEXT} else to
 
 
 class Route(BaseModel):
@@ -20,8 +31,8 @@ class Route(BaseModel):
 
     kind: str
     """The element's kind, such as `push`."""
-    to: dict[str, str] = {}
-    """Branch to the id of the element that follows; empty for an exit."""
+    to: Annotated[dict[str, str], BeforeValidator(_spelled_out), PlainSerializer(_in_short)] = {}
+    """Branch to the id of the element that follows; empty for an exit. In JSON the id alone stands for `{next: ID}`."""
 
 
 def routes_of(document: JourneyDocument) -> dict[str, Route]:
