@@ -22,7 +22,8 @@ class Cost:
     The defaults were measured on one machine of 2 cores, shared with other work, which only makes them larger: 3,000
     users through entry, condition split and push, a third of them pushed to 1.4 devices; then 3,000 into a time delay;
     `journeys dev`, so the server's part includes its database, which was SQLite. tests/test_budget.py holds the bytes
-    of history and the actions; the others are to be measured again on your machines.
+    of history and the actions; the others are to be measured again on your machines. Pushes were ordinary activities,
+    as they are to providers; through the outbox alone a user costs less.
 
     Attributes:
         worker_ms: CPU of the workers for a passage, in milliseconds.

@@ -83,6 +83,12 @@ def faults_of(error: ValidationError, raw: RawDocument, model: type[BaseModel] |
     return sorted(faults, key=lambda fault: (fault.line or 0, fault.column or 0))
 
 
+def _counts_what_is_wrong(details: ErrorDetails, data: Any) -> bool:
+    """Tell whether a list is called too short only because its wrong items do not count: they have their own faults."""
+    least = details.get("ctx", {}).get("min_length", 0)
+    return details["type"] == "too_short" and isinstance(data, list) and len(data) >= least
+
+
 class _Walk:
     """Walks schema and document side by side."""
 
@@ -92,7 +98,8 @@ class _Walk:
     def read(self, schema: Schema, problems: list[_Problem], data: Any, path: DocumentPath) -> list[_Found]:
         """Word the problems of one value and of all that is in it."""
         schema = self._inner(schema)
-        found = [self._worded(schema, problem.details, data, path) for problem in problems if not problem.way]
+        own = [problem.details for problem in problems if not problem.way]
+        found = [self._worded(schema, one, data, path) for one in own if not _counts_what_is_wrong(one, data)]
         for problem in problems:
             if problem.way == _KEY:
                 found.append(self._worded({}, problem.details, path[-1], path)._replace(key=True))
