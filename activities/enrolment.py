@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -139,7 +139,8 @@ class EnrolmentActivities:
         await stores.gate.renew()  # the copy may be of a start before this one
         # Whom a worker that died has admitted is inside, whatever has become of the journey since.
         unstarted = await asyncio.to_thread(stores.ledger.unstarted, request.enrolment)
-        await _start(starter, client, door.way, unstarted)
+        seen = datetime.now(UTC)  # the audience was evaluated before; one moment for all, so that they share answers
+        await _start(starter, client, door.way, unstarted, seen)
         await stores.ledger.page_done(request.enrolment, [admission.passage for admission in unstarted], cursor)
         for page in self.pages(request.enrolment, cursor, audience.users):
             await self._notices.look(client, request.journey)  # the journey's own watch begins behind its audience
@@ -147,7 +148,7 @@ class EnrolmentActivities:
             if not admissions:
                 break
             entering = [admission for admission in admissions if not admission.refused]
-            await _start(starter, client, door.way, [admission for admission in entering if not admission.started])
+            await _start(starter, client, door.way, [one for one in entering if not one.started], seen)
             cursor += len(page)
             await stores.ledger.page_done(request.enrolment, [admission.passage for admission in entering], cursor)
         if request.schedule is not None:
@@ -255,9 +256,9 @@ class EnrolmentActivities:
             yield lazy.slice(begin, PAGE).collect().get_column("user_id").to_list()
 
 
-async def _start(starter: Starter, client: Client, way: Way, admissions: Iterable[Admission]) -> None:
+async def _start(starter: Starter, client: Client, way: Way, admissions: Iterable[Admission], seen: datetime) -> None:
     """Start the runs of some admissions; fail with the first that fails, when all have been tried."""
-    starting = (starter.start(client, way, admission) for admission in admissions)
+    starting = (starter.start(client, way, admission, seen=seen) for admission in admissions)
     for result in await asyncio.gather(*starting, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -72,7 +73,7 @@ class EnteringActivities:
                 refused[user.user_id] = admission.refused
                 return
             if not admission.started:
-                await self._starter.start(activity.client(), way, admission)
+                await self._starter.start(activity.client(), way, admission, seen=datetime.now(UTC))
             entered.append(stores.ids.workflow_id(request.journey, user.user_id, way.key))
 
         _api_entry(stores.catalogue.journey(first.digest), given.entry)

@@ -322,9 +322,9 @@ async def start_left_behind(client: Client, stores: Stores, journey: str) -> int
             client,
             Way(saved[admission.version], admission.version, admission.entry, key),
             admission,
-            seen=None if event_id is None else datetime.now(UTC),
+            seen=datetime.now(UTC),
         )
-        for admission, key, event_id in left
+        for admission, key, _ in left
     )
     results = await asyncio.gather(*starting, return_exceptions=True)
     started = [one.passage for (one, _, _), failure in zip(left, results, strict=True) if failure is None]

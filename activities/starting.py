@@ -25,6 +25,7 @@ from workflows.contracts import (
     JOURNEY_VERSION,
     USERS_QUEUE,
     UserJourneyInput,
+    whole_second,
 )
 from workflows.errors import StoreUnavailable
 
@@ -64,14 +65,15 @@ class Starter:
         self._ids, self._catalogue = ids, catalogue
         self._slots = asyncio.Semaphore(STARTS_AT_ONCE)
 
-    async def start(self, client: Client, way: Way, admission: Admission, *, seen: datetime | None = None) -> None:
+    async def start(self, client: Client, way: Way, admission: Admission, *, seen: datetime) -> None:
         """Start the run of an admission; returns when it runs, or ran.
 
         Args:
             client: Reaches the server.
             way: The version and the entry; those of who was admitted before, in another version, are his own.
             admission: Who was admitted.
-            seen: When the event by which he enters was in the tables, UTC; None for no event.
+            seen: When the tables were looked at for him, or had the event by which he enters, UTC: nothing that he is
+                asked about later is answered from before it.
 
         Raises:
             StoreUnavailable: Another run holds the workflow id and does not end. Temporal retries.
@@ -100,7 +102,7 @@ class Starter:
                             version=way.version,
                             digest=way.saved.digest,
                             routes=way.saved.routes,
-                            seen=seen,
+                            seen=whole_second(seen),
                         ),
                         id=workflow_id,
                         task_queue=USERS_QUEUE,

@@ -12,20 +12,26 @@ import pytest
 from sqlalchemy import func, select
 from temporalio.client import Client, WorkflowUpdateFailedError
 
-from activities.records.reports import list_pushes
+from activities.life import stats_of
+from activities.records.reports import explain, list_pushes
 from activities.records.rows import enrolments
 from tests.house import VIP, House, events_of
 from tests.win_back import load_purchases, write_examples
+from tests.worker_that_dies import until
 from workers.engine import StartReport
+from workers.operating import Operator
 from workers.plugin import JourneysPlugin
 from workers.serving import run_workers
 from workflows.contracts import (
     JOURNEYS_QUEUE,
     PUSH_QUEUE,
     USERS_QUEUE,
+    EnterRequest,
+    FinishRequest,
     JourneyInput,
     JourneyStatus,
     Stats,
+    UserGiven,
     user_workflow_id,
 )
 from workflows.errors import RefusedError
@@ -244,3 +250,39 @@ elements:
         report = await house.engine.start(str(path), client=client)
         stats = await house.engine.result(report, client=client)
     assert (report.audience, stats.audience, stats.entered, stats.state) == (0, 0, 0, "finished")
+
+
+async def test_who_was_imported_just_before_a_start_is_known_to_its_splits(house: House) -> None:
+    """A split is never answered from before the tables that admitted the user, however new an older answer is."""
+    house.save("""\
+        journey: warm
+        reentry: after_exit
+        entries:
+          start: {kind: audience-entry, audience: {everyone: true}, next: payers}
+          named: {kind: api-entry, next: payers}
+        elements:
+          payers:
+            kind: condition-split
+            match: {attribute: plan, is: paid}
+            branches: {users_in_segment: done, all_other_users: done}
+          done: {kind: exit}
+        """)
+    async with house.serving() as client:
+        report = await house.engine.start("warm", client=client)
+        await until(lambda: stats_of(house.stores, "warm").exited == {"end": 6})
+        house.load("users", "user_id,plan\nu7,paid\n")
+        operator = Operator(client, "warm")
+        await operator.enter(EnterRequest(users=[UserGiven(user_id="u7")]))
+        await until(lambda: stats_of(house.stores, "warm").exited == {"end": 7})
+        house.load("users", "user_id,plan\nu8,paid\n")
+        direct = await house.start_user(client, "warm", "u8")
+        await direct.result()
+        await operator.finish(FinishRequest())
+        await house.engine.result(report, client=client)
+        house.load("users", "user_id,plan\nu9,paid\n")
+        report = await house.engine.start("warm", client=client)
+        await until(lambda: stats_of(house.stores, "warm").exited == {"end": 17})
+        await operator.finish(FinishRequest())
+    for user in ("u7", "u8", "u9"):
+        (*_, run) = explain(house.stores.ledger.database, "warm", user).runs
+        assert [step.branch for step in run.steps] == ["users_in_segment"], user

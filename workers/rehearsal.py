@@ -219,7 +219,7 @@ async def _enter(
     (admission,) = await stores.ledger.admit(arrival, [user_id])
     if not admission.refused:
         way = Way(part.saved, part.version, part.entry, key)
-        await Starter(stores.ids, stores.catalogue).start(scene.client, way, admission)
+        await Starter(stores.ids, stores.catalogue).start(scene.client, way, admission, seen=now)
     return admission.refused, events
 
 

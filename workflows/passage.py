@@ -65,7 +65,7 @@ class UserJourneyInput(Given, Lean):
     place: Place | None = None
     """Where the run goes on, admitted long ago; null for a run that begins."""
     seen: datetime | None = None
-    """When the run last learned of an event or update, UTC: for one that begins, of the event by which it does."""
+    """When the run last learned of an event or update, UTC; as it begins, when the tables were looked at for it."""
     outbox: bool = False
     """As the entry has told it: see `EntryOutcome`."""
 
