@@ -7,6 +7,7 @@ import asyncio
 from temporalio import activity
 
 from activities.faults import as_failures
+from activities.heartbeats import beating
 from activities.records.admissions import Admission, Arrival
 from activities.segments.memberships import at_hand
 from activities.stores import Stores, leave_by
@@ -30,6 +31,7 @@ class EntryActivities:
 
     @activity.defn(name="entry")
     @as_failures
+    @beating
     async def entry(self, request: EntryRequest) -> EntryOutcome:
         """Admit a user, or confirm what an enrolment admitted.
 

@@ -28,6 +28,8 @@ def beating(work: Callable[Arguments, Awaitable[Result]]) -> Callable[Arguments,
 
     @functools.wraps(work)
     async def beaten(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        if activity.info().is_local:  # it ends within its workflow task
+            return await work(*args, **kwargs)
         beats = asyncio.create_task(_beat())
         try:
             return await work(*args, **kwargs)
@@ -39,5 +41,5 @@ def beating(work: Callable[Arguments, Awaitable[Result]]) -> Callable[Arguments,
 
 async def _beat() -> None:
     while True:
+        await asyncio.sleep(BEAT_SECONDS)  # what ends before needs none: each is billed
         activity.heartbeat()
-        await asyncio.sleep(BEAT_SECONDS)

@@ -54,6 +54,8 @@ LOCAL_LIMIT = timedelta(seconds=4)
 """Longest from scheduling a local activity to its end, waiting for a slot included."""
 DECISION_ATTEMPT = timedelta(minutes=2)
 """Longest one attempt of a decision may take when it is worked out by an ordinary activity."""
+DECISION_HEARTBEAT = timedelta(seconds=20)
+"""How soon it is seen that the worker of an ordinary decision is gone, or never got it from a busy server."""
 ACTION_ATTEMPT = timedelta(minutes=1)
 """Longest one attempt of an action may take; providers have shorter deadlines."""
 PATIENCE = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
@@ -285,6 +287,7 @@ class UserJourney:
             asked,
             task_queue=queue or None,
             start_to_close_timeout=ACTION_ATTEMPT if queue else DECISION_ATTEMPT,
+            heartbeat_timeout=None if queue else DECISION_HEARTBEAT,
             retry_policy=PATIENCE,
             summary=summary,
         )

@@ -6,6 +6,7 @@ from temporalio import activity
 
 from activities.elements.passing import Answer, Case, Passing
 from activities.faults import as_failures
+from activities.heartbeats import beating
 from activities.records.ledger import Evidence
 from activities.segments.clock import Clock
 from activities.segments.comparisons import compare
@@ -28,6 +29,7 @@ class ConditionSplitActivities:
 
     @activity.defn(name="condition-split")
     @as_failures
+    @beating
     async def condition_split(self, visit: Visit) -> Outcome:
         """Choose a branch: by whether the segment holds the user on arrival, or by a value.
 

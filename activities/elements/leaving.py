@@ -5,6 +5,7 @@ from __future__ import annotations
 from temporalio import activity
 
 from activities.faults import as_failures
+from activities.heartbeats import beating
 from activities.stores import Stores
 from workflows.contracts import Outcome, Visit
 
@@ -21,6 +22,7 @@ class LeavingActivities:
 
     @activity.defn(name="leave")
     @as_failures
+    @beating
     async def leave(self, visit: Visit) -> Outcome:
         """Close a passage with the reason that the visit names.
 

@@ -6,6 +6,7 @@ from temporalio import activity
 
 from activities.elements.passing import Answer, Case, Passing
 from activities.faults import as_failures
+from activities.heartbeats import beating
 from activities.segments.memberships import at_hand
 from workflows.contracts import Outcome, Visit
 from workflows.documents import ReachabilityCheck
@@ -23,6 +24,7 @@ class ReachabilityCheckActivities:
 
     @activity.defn(name="reachability-check")
     @as_failures
+    @beating
     async def reachability_check(self, visit: Visit) -> Outcome:
         """Tell whether the user has a device that can receive a push.
 

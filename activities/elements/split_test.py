@@ -9,6 +9,7 @@ from temporalio import activity
 
 from activities.elements.passing import Answer, Case, Passing
 from activities.faults import as_failures
+from activities.heartbeats import beating
 from workflows.contracts import Outcome, Visit
 from workflows.documents import SplitTest
 
@@ -62,6 +63,7 @@ class SplitTestActivities:
 
     @activity.defn(name="split-test")
     @as_failures
+    @beating
     async def split_test(self, visit: Visit) -> Outcome:
         """Choose a variant.
 

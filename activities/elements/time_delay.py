@@ -8,6 +8,7 @@ from temporalio import activity
 
 from activities.elements.passing import Answer, Case, Out, Passing, Stay
 from activities.faults import as_failures
+from activities.heartbeats import beating
 from activities.segments.facts import words_of
 from workflows.calendar import at_local, local_time, next_time, read_moment, shifted_day
 from workflows.contracts import Outcome, Visit
@@ -29,6 +30,7 @@ class TimeDelayActivities:
 
     @activity.defn(name="time-delay")
     @as_failures
+    @beating
     async def time_delay(self, visit: Visit) -> Outcome:
         """Say until when the user is held; asked again then, let him go on.
 

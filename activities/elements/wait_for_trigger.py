@@ -16,6 +16,7 @@ from activities.elements.passing import Case, Passing, Stay, kinds_of
 from activities.events.occurrences import is_meant
 from activities.events.waiting import Hit, Wait, Waits, awaited, close_wait, decided, watched
 from activities.faults import as_failures
+from activities.heartbeats import beating
 from activities.records.ledger import Evidence
 from activities.records.rows import instant
 from activities.segments.memberships import at_hand
@@ -44,6 +45,7 @@ class WaitForTriggerActivities:
 
     @activity.defn(name="wait-for-trigger")
     @as_failures
+    @beating
     async def wait_for_trigger(self, visit: Visit) -> Outcome:
         """Begin to wait for something; asked again, say what happened, or that time is over.
 
