@@ -13,6 +13,8 @@ from typing import NoReturn
 import pytest
 from temporalio.testing import WorkflowEnvironment
 
+from activities.records.database import Database
+from activities.records.ledger import Ledger
 from tests.house import DEVICES, SAMPLE_DOCUMENTS, USERS, House, open_house
 from tests.postgres import PostgresServer, find_programs
 from workers.settings import Settings
@@ -72,6 +74,15 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'ledger.db'}"
     server: PostgresServer = request.getfixturevalue("postgres")
     return server.create()
+
+
+@pytest.fixture
+def ledger(database_url: str) -> Iterator[Ledger]:
+    """An empty ledger, on a database of each kind."""
+    database = Database(database_url)
+    database.create()
+    yield Ledger(database)
+    database.close()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +12,6 @@ from sqlalchemy import select
 from activities.push.claims import Cap, Claim, Claims
 from activities.push.provider import Answer, Verdict
 from activities.records.admissions import Arrival
-from activities.records.database import Database
 from activities.records.ledger import Ledger
 from activities.records.outcomes import ACCEPTED, CLAIMED, GAVE_UP, THROTTLED, UNKNOWN, WITHDRAWN
 from activities.records.rows import pushes
@@ -26,14 +24,6 @@ ANSWERS = {
     UNKNOWN: Answer(Verdict.UNKNOWN),
     "token-dead": Answer(Verdict.TOKEN_DEAD, "410"),
 }
-
-
-@pytest.fixture
-def ledger(database_url: str) -> Iterator[Ledger]:
-    database = Database(database_url)
-    database.create()
-    yield Ledger(database)
-    database.close()
 
 
 class Pushing:

@@ -1,6 +1,6 @@
 """The ledger on a real PostgreSQL server, written by two hosts at once: nobody enters, is sent or is numbered twice.
 
-What is the same on both databases is tested in test_ledger and test_migrations, for each.
+What is the same on both databases is tested for each in test_database, test_admission, test_ledger, test_migrations.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from activities.records.rows import passages, pushes, refusals
 from activities.upkeep import needed_versions
 from tests.house import DEVICES, SAMPLE_DOCUMENTS, USERS, House, open_house
 from tests.postgres import PASSWORD, PostgresServer
+from tests.test_database import Held, noted, notes, open_database, write_note
 from tests.test_events import RUNS, left, open_journeys
-from tests.test_ledger import Held, noted, notes, open_database, require_sums, write_note
+from tests.test_ledger import require_sums
 from tests.worker_that_dies import until
 from workflows.contracts import Outcome, Visit
 from workflows.errors import RefusedError, StoreUnavailable

@@ -1,4 +1,4 @@
-"""Rates: the minutes that pushes keep off, and the messages of each minute."""
+"""Rates: the minutes that pushes keep off, the messages of each minute, and the limit that workers share."""
 
 from __future__ import annotations
 
@@ -201,3 +201,28 @@ async def test_who_opts_out_while_the_push_waits_its_turn_gets_nothing(house: Ho
     assert sending.relay.taken == ["r6b"]
     query = select(pushes.c.device_id)
     assert house.stores.ledger.database.read(lambda connection: connection.execute(query).scalars().all()) == ["r6b"]
+
+
+async def test_rates_are_shared_and_ramp(house: House) -> None:
+    """Two workers together take no more a second than the limit, which starts at a tenth after a quiet minute."""
+    now = [1_000_000.0]
+    one, two = (Rates(house.stores.ledger.database, lambda: now[0]) for _ in range(2))
+    one.set_limit("apns", 100)
+
+    async def taken() -> int:
+        count = 0
+        for rates in (one, two) * 100:
+            count += await rates.take("apns", 0)
+        return count
+
+    assert await taken() == 10
+    now[0] += 1
+    assert await taken() == 11
+    for _ in range(60):
+        now[0] += 1
+        await one.take("apns", 0)
+    now[0] += 1
+    assert await taken() == 100
+    one.set_limit("apns", None)
+    now[0] += 5
+    assert await taken() == 200
