@@ -21,10 +21,11 @@ from sqlalchemy.engine import make_url
 
 from activities.life import stats_of
 from activities.records import gate
-from activities.records.admissions import Admission, Arrival, passage_id, refusal_reason
+from activities.records.admissions import Arrival, passage_id, refusal_reason
 from activities.records.database import Database
 from activities.records.gate import Gate
 from activities.records.ledger import Ledger
+from activities.records.passages import Admission
 from activities.records.rows import passages, refusals, steps
 from tests.house import House
 from workflows.contracts import Leave, Outcome, Visit
