@@ -17,8 +17,9 @@ from activities.faults import as_failures
 from activities.heartbeats import beating
 from activities.noticing import Notices
 from activities.push.profiles import zone_of
-from activities.records.admissions import Admission, Arrival
+from activities.records.admissions import Arrival
 from activities.records.gate import Life
+from activities.records.passages import Admission
 from activities.scheduling import evaluated_as_of
 from activities.starting import Starter, Way
 from activities.stores import Stores

@@ -13,8 +13,9 @@ from temporalio import activity
 from activities.entry import EVERYONE
 from activities.faults import as_failures
 from activities.heartbeats import beating
-from activities.records.admissions import Admission, Arrival
+from activities.records.admissions import Arrival
 from activities.records.catalogue import SavedJourney
+from activities.records.passages import Admission
 from activities.segments.memberships import at_hand
 from activities.starting import Starter, Way
 from activities.stores import Stores

@@ -8,7 +8,8 @@ from temporalio import activity
 
 from activities.faults import as_failures
 from activities.heartbeats import beating
-from activities.records.admissions import Admission, Arrival
+from activities.records.admissions import Arrival
+from activities.records.passages import Admission
 from activities.segments.memberships import at_hand
 from activities.stores import Stores, leave_by
 from workflows.conditions import Everyone

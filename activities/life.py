@@ -314,7 +314,7 @@ async def start_left_behind(client: Client, stores: Stores, journey: str) -> int
     if not left:
         return 0
     starter = Starter(stores.ids, stores.catalogue)
-    versions = {admission.version for admission, _, _ in left}
+    versions = {admission.version for admission, _ in left}
     found = {one: await asyncio.to_thread(stores.catalogue.find, "journey", journey, one) for one in versions}
     saved = {version: stores.catalogue.journey(one.digest) for version, one in found.items()}
     starting = (
@@ -324,10 +324,10 @@ async def start_left_behind(client: Client, stores: Stores, journey: str) -> int
             admission,
             seen=datetime.now(UTC),
         )
-        for admission, key, _ in left
+        for admission, key in left
     )
     results = await asyncio.gather(*starting, return_exceptions=True)
-    started = [one.passage for (one, _, _), failure in zip(left, results, strict=True) if failure is None]
+    started = [one.passage for (one, _), failure in zip(left, results, strict=True) if failure is None]
     await stores.ledger.started(started)  # the others are tried at the next look
     return len(started)
 

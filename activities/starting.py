@@ -16,8 +16,8 @@ from temporalio.common import (
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.records.admissions import Admission
 from activities.records.catalogue import Catalogue, SavedJourney
+from activities.records.passages import Admission
 from activities.records.pseudonyms import Pseudonyms
 from workflows.contracts import (
     JOURNEY_ID,

@@ -22,7 +22,8 @@ from scripts.output import (
     print_yaml,
     wants_json,
 )
-from workers.engine import Engine, name_and_version
+from workers.documents import name_and_version
+from workers.engine import Engine
 from workflows.documents import BRANCH_LABELS, JourneyDocument
 from workflows.graph import routes_of
 

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from activities.push.previewing import PushPreview, preview_push
 from scripts.output import json_option, people, print_json, print_table, wants_json
-from workers.engine import Engine, name_and_version
+from workers.documents import name_and_version
+from workers.engine import Engine
 from workers.providers import open_providers
 
 

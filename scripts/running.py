@@ -18,8 +18,9 @@ from scripts.funnel import print_stats
 from scripts.output import counted, json_option, people, print_json, wants_json
 from workers.__main__ import serve
 from workers.connecting import connect, embedded_server
+from workers.documents import is_file
 from workers.embedded import is_alive, run_embedded_server
-from workers.engine import Engine, StartReport, is_file
+from workers.engine import Engine, StartReport
 from workers.logs import set_up_logs
 from workers.serving import QUEUES, serving, until_told_to_stop
 from workers.settings import load_settings

@@ -27,7 +27,8 @@ from activities.tables.schema import Schema
 from scripts.documents import described, print_described
 from scripts.explaining import print_tree, require_user
 from scripts.output import faults_json, json_option, people, print_faults, print_json, print_table, wants_json
-from workers.engine import Engine, is_file, name_and_version
+from workers.documents import is_file, name_and_version
+from workers.engine import Engine
 from workflows.conditions import Condition, SegmentRef
 from workflows.documents import SegmentDocument
 from workflows.errors import RefusedError

@@ -18,7 +18,8 @@ from scripts.drawing.svg import draw_svg
 from scripts.funnel import print_stats, shown_stats, stats_csv, stats_line
 from scripts.output import INTERRUPTED, json_option, people, print_json, print_table, wants_json
 from workers.connecting import connect
-from workers.engine import Engine, is_file, name_and_version
+from workers.documents import is_file, name_and_version
+from workers.engine import Engine
 from workflows.contracts import Stats
 from workflows.errors import RefusedError
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Table, insert, select
 
-from activities.records.admissions import Admission, Arrival, passage_id, refusal_reason
+from activities.records.admissions import Arrival, passage_id, refusal_reason
 from activities.records.database import Database
 from activities.records.ledger import Ledger
+from activities.records.passages import Admission
 from activities.records.rows import passages, refusals
 from workflows.contracts import Leave
 from workflows.documents import AtMost, Reentry

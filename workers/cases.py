@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from activities.documents.reading import faults_of, read_documents
 from activities.tables.inference import infer, read_as
-from workers.engine import Engine, is_file
+from workers.documents import is_file
+from workers.engine import Engine
 from workers.rehearsal import rehearse
 from workers.rehearsed import Given, GivenEvent, GivenUser, Rehearsal, RehearsedPush
 from workers.stage import open_stage

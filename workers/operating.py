@@ -16,7 +16,7 @@ from temporalio.client import (
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from workers.engine import UNANSWERED, WORKER_SECONDS, JourneyFailed, NoWorker
+from workers.launching import UNANSWERED, WORKER_SECONDS, JourneyFailed, NoWorker
 from workflows.contracts import (
     EnterReport,
     EnterRequest,

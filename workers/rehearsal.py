@@ -23,7 +23,8 @@ from activities.records.catalogue import SavedJourney
 from activities.records.reports import ExplainedRun, SentPush, explain, list_pushes
 from activities.scratch import add_rows, copy_user
 from activities.starting import Starter, Way
-from workers.engine import Engine, is_file
+from workers.documents import is_file
+from workers.engine import Engine
 from workers.rehearsed import GivenEvent, GivenUser, Rehearsal, RehearsedPush, RehearsedStep
 from workers.stage import Scene, Stage
 from workflows.contracts import EventGiven

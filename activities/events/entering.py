@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from temporalio.client import Client
 
 from activities.events.occurrences import Judge, Occurrence
-from activities.records.admissions import Admission, Arrival, passage_id
+from activities.records.admissions import Arrival, passage_id
 from activities.records.catalogue import Catalogue, SavedJourney
 from activities.records.gate import Life
 from activities.records.ledger import Ledger
+from activities.records.passages import Admission
 from activities.starting import Starter, Way
 from activities.tables.properties import as_cell
 from workflows.documents import Keyed, TriggerEntry

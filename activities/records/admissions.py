@@ -1,7 +1,6 @@
-"""Admissions: who may enter, who has entered, and whose run was started. Part of the ledger.
+"""Admissions: who may enter, and who was refused. Part of the ledger.
 
-Admission is one transaction for a page of users, decided by the re-entry rule. Enrolment admits a page, starts its
-runs, marks them, and moves its cursor; asking again gives the same answers.
+Admission is one transaction for a page of users, decided by the re-entry rule.
 """
 
 from __future__ import annotations
@@ -15,45 +14,15 @@ from hashlib import sha256
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from sqlalchemy import Connection, Row, bindparam, func, select, update
+from sqlalchemy import Connection, Row, select
 
 from activities.records.database import Database
-from activities.records.outcomes import abandon
+from activities.records.passages import Admission, Passages, admission_of
 from activities.records.pseudonyms import Pseudonyms
-from activities.records.rows import enrolments, instant, journeys, passages, pushes, refusals, waits
+from activities.records.rows import instant, journeys, passages, refusals
 from workflows.conditions import duration
-from workflows.contracts import Audience, Leave
 from workflows.documents import AtMost, Keyed, Reentry
 from workflows.errors import RefusedError
-
-
-@dataclass(frozen=True)
-class Admission:
-    """A passage, or the reason why there is none.
-
-    Attributes:
-        passage: The passage's id.
-        user_id: The user.
-        version: The version that the passage is in.
-        entry: The entry taken.
-        started: Whether a run was started for it.
-        refused: Why the user was not admitted; empty when admitted.
-        left: How the passage ended, where it has.
-        known: Whether the ledger held it already: a run of it may be there, where it is no refusal.
-        enters_at: When the user comes in, UTC; None for at once.
-        key: The key of a keyed run, as the ledger has it.
-    """
-
-    passage: str
-    user_id: str
-    version: int = 0
-    entry: str = ""
-    started: bool = False
-    refused: str = ""
-    left: Leave | None = None
-    known: bool = False
-    enters_at: datetime | None = None
-    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,26 +69,12 @@ def passage_id(enrolment: str, user_id: str, key: str = "") -> str:
     return uuid5(NAMESPACE_URL, f"{enrolment}\n{user_id}\n{key}").hex
 
 
-# Statements of every passage are built once: building one takes longer than SQLite takes to carry it out.
-BEGIN = (
-    update(passages)
-    .where(passages.c.passage == bindparam("own"))
-    .values(started=1, begun_at=func.coalesce(passages.c.begun_at, bindparam("now")))
-    .returning(passages)
-)
-CLOSE = (
-    update(passages)
-    .where(passages.c.passage == bindparam("own"), passages.c.closed_at.is_(None))
-    .values(closed_at=bindparam("now"), exit=bindparam("by"), reason=bindparam("why"))
-)
-END_WAITS = update(waits).where(waits.c.passage == bindparam("own"), waits.c.open == 1).values(open=0)
-
 REFUSED_ID_BYTES = 1_000
 """Longest user id of a refusal that is kept as it is: PostgreSQL indexes no text of more than about 2,700 bytes."""
 
 
-class Admissions:
-    """Passages and enrolments in SQL.
+class Admissions(Passages):
+    """Admissions and refusals in SQL, beside the passages.
 
     Args:
         database: Where they are kept.
@@ -127,7 +82,7 @@ class Admissions:
     """
 
     def __init__(self, database: Database, ids: Pseudonyms | None = None) -> None:
-        self.database = database
+        super().__init__(database)
         self.ids = ids or Pseudonyms(database)
 
     async def admit(self, arrival: Arrival, users: list[str], passage: str = "") -> list[Admission]:
@@ -186,7 +141,7 @@ class Admissions:
             rows = earlier.get(user, [])
             own = next((row for row in rows if row.passage == passage), None)
             if own is not None:
-                answers.append(_admission(own))
+                answers.append(admission_of(own))
                 continue
             passed = [(row.entered_at, row.closed_at) for row in rows if row.key == arrival.key]
             reason = (
@@ -285,194 +240,6 @@ class Admissions:
             self.database.meters.refused.add(1, {"journey": arrival.journey, "reason": written})
         return written
 
-    def admission(self, passage: str) -> Admission | None:
-        """Give a passage that was admitted before; None when it was not."""
-        query = select(passages).where(passages.c.passage == passage)
-        row = self.database.read(lambda connection: connection.execute(query).first())
-        return None if row is None else _admission(row)
-
-    def unstarted(self, enrolment: str) -> list[Admission]:
-        """List whom an enrolment has admitted and for whom no run was started, of those inside. Blocking.
-
-        Raises:
-            StoreUnavailable: The ledger cannot be read. Temporal retries.
-        """
-        query = select(passages).where(
-            passages.c.enrolment == enrolment, passages.c.started == 0, passages.c.closed_at.is_(None)
-        )
-        return [_admission(row) for row in self.database.read(lambda connection: connection.execute(query).all())]
-
-    async def begin(self, passage: str, at: datetime, leave: Leave | None) -> Admission | None:
-        """Write down that a passage's run is under way.
-
-        Args:
-            passage: The passage.
-            at: The instant, UTC.
-            leave: Closes the passage at once, where its entry leads to an exit.
-
-        Returns:
-            The passage, or None when the ledger does not know it.
-        """
-
-        def work(connection: Connection) -> Admission | None:
-            row = connection.execute(BEGIN, {"own": passage, "now": instant(at)}).first()
-            if row is None:
-                return None
-            if leave is not None and row.closed_at is None:
-                self._close(connection, passage, leave, instant(at))
-                return Admission(passage, row.user_id, row.version, row.entry, True, left=leave)
-            return _admission(row)
-
-        # One row is changed, whose user is not at hand. Nobody decides by it while it is open.
-        return await self.database.write(work, keys=[passage])
-
-    async def open_enrolment(
-        self, enrolment: str, journey: str, version: int, entry: str, audience: Audience
-    ) -> Audience:
-        """Write down an evaluated audience, unless one is written down already.
-
-        Returns:
-            The audience that is written down.
-        """
-
-        def work(connection: Connection) -> Audience:
-            connection.execute(
-                self.database.insert(enrolments)
-                .values(
-                    enrolment=enrolment,
-                    journey=journey,
-                    version=version,
-                    entry=entry,
-                    audience=audience.users,
-                    cursor=0,
-                    as_of=instant(audience.as_of),
-                    tables=json.dumps(audience.tables),
-                )
-                .on_conflict_do_nothing()
-            )
-            row = connection.execute(select(enrolments).where(enrolments.c.enrolment == enrolment)).one()
-            return _audience(row)
-
-        return await self.database.write(work)
-
-    def enrolment(self, enrolment: str) -> tuple[Audience, int] | None:
-        """Give an enrolment's audience and how many of its users were dealt with; None when it is not open."""
-        row = self.database.read(
-            lambda connection: connection.execute(select(enrolments).where(enrolments.c.enrolment == enrolment)).first()
-        )
-        return None if row is None else (_audience(row), row.cursor)
-
-    async def page_done(self, enrolment: str, started: list[str], cursor: int) -> None:
-        """Mark a page's runs as started and move the enrolment's cursor behind it."""
-
-        def work(connection: Connection) -> None:
-            if started:
-                connection.execute(update(passages).where(passages.c.passage.in_(started)).values(started=1))
-            connection.execute(update(enrolments).where(enrolments.c.enrolment == enrolment).values(cursor=cursor))
-
-        await self.database.write(work)
-
-    def left_behind(self, journey: str, before: datetime, limit: int = 500) -> list[tuple[Admission, str, str | None]]:
-        """List passages that were admitted before an instant and whose runs were never started. Blocking.
-
-        Whoever admitted them died before it could start them, and may not come back to them: the journey may have taken
-        a turn since.
-
-        Returns:
-            Admission, key, and the event of the entry.
-        """
-        query = select(passages).where(
-            passages.c.journey == journey,
-            passages.c.closed_at.is_(None),
-            passages.c.begun_at.is_(None),
-            passages.c.started == 0,
-            passages.c.entered_at <= instant(before),
-        )
-        rows = self.database.read(lambda connection: connection.execute(query.limit(limit)).all())
-        return [(_admission(row), row.key, row.event_id) for row in rows]
-
-    def ended_since(self, journey: str, at: datetime, user_id: str | None = None) -> list[Admission]:
-        """List passages that were closed at an instant or later, of one user or of everybody. Blocking.
-
-        Raises:
-            StoreUnavailable: The ledger cannot be read. Temporal retries.
-        """
-        query = select(passages).where(passages.c.journey == journey, passages.c.closed_at >= instant(at))
-        if user_id is not None:
-            query = query.where(passages.c.user_id == user_id)
-        return [_admission(row) for row in self.database.read(lambda connection: connection.execute(query).all())]
-
-    async def started(self, names: list[str]) -> None:
-        """Write down that runs of passages were started."""
-        statement = update(passages).where(passages.c.passage.in_(names)).values(started=1)
-        await self.database.write(lambda connection: connection.execute(statement))
-
-    def enrolled(self, enrolment: str) -> tuple[int, int]:
-        """Count the users whom an enrolment admitted and refused."""
-
-        def work(connection: Connection) -> tuple[int, int]:
-            counted = [
-                connection.execute(select(func.count()).where(table.c.enrolment == enrolment)).scalar_one()
-                for table in (passages, refusals)
-            ]
-            return counted[0], counted[1]
-
-        return self.database.read(work)
-
-    def waiting_to_begin(self, journey: str) -> int:
-        """Count the open passages whose runs were started and have not begun."""
-        query = select(func.count()).where(
-            passages.c.journey == journey,
-            passages.c.closed_at.is_(None),
-            passages.c.started == 1,
-            passages.c.begun_at.is_(None),
-        )
-        waiting = int(self.database.read(lambda connection: connection.execute(query).scalar_one()))
-        self.database.meters.backlog.set(waiting, {"journey": journey})
-        return waiting
-
-    def earlier_passages(self, journey: str) -> dict[str, list[tuple[str, str | None]]]:
-        """Give when each user entered a journey before and when that passage was closed, over all its versions."""
-        query = select(passages.c.user_id, passages.c.entered_at, passages.c.closed_at).where(
-            passages.c.journey == journey, passages.c.key == ""
-        )
-        found: dict[str, list[tuple[str, str | None]]] = {}
-        for user, entered_at, closed_at in self.database.read(lambda connection: connection.execute(query).all()):
-            found.setdefault(user, []).append((entered_at, closed_at))
-        return found
-
-    def entered_ever(self, journey: str) -> list[str]:
-        """List the users who ever entered a journey, in any version, each once."""
-        query = select(passages.c.user_id).where(passages.c.journey == journey).distinct()
-        return list(self.database.read(lambda connection: connection.execute(query).scalars().all()))
-
-    def open_passages(self, journey: str, users: list[str]) -> dict[tuple[str, str], str]:
-        """Give the open passages of some users whose runs were started: (user, key) to passage."""
-        query = select(passages.c.user_id, passages.c.key, passages.c.passage).where(
-            passages.c.journey == journey,
-            passages.c.user_id.in_(users),
-            passages.c.closed_at.is_(None),
-            passages.c.started == 1,
-        )
-        rows = self.database.read(lambda connection: connection.execute(query).all())
-        return {(row.user_id, row.key): row.passage for row in rows}
-
-    def _close(self, connection: Connection, passage: str, leave: Leave, at: str) -> None:
-        said = {"own": passage, "now": at, "by": leave.exit or None, "why": leave.reason}
-        connection.execute(CLOSE, said)
-        connection.execute(END_WAITS, {"own": passage})
-        if not leave.exit:  # who comes to an exit has finished his pushes
-            abandon(connection, pushes.c.passage == passage)
-
-    async def close(self, leaving: dict[str, Leave], at: datetime) -> None:
-        """Close passages that ended outside any element, such as those whose runs were terminated."""
-
-        def work(connection: Connection) -> None:
-            for passage, leave in leaving.items():
-                self._close(connection, passage, leave, instant(at))
-
-        await self.database.write(work)
-
 
 def refusal_reason(rule: Reentry, earlier: list[tuple[str, str | None]], at: datetime) -> str:
     """Apply the re-entry rule to one user.
@@ -516,27 +283,3 @@ def _kept(user_id: str) -> str:
     if len(encoded) <= REFUSED_ID_BYTES and "\0" not in user_id:
         return user_id
     return f"{user_id[:60]}... (sha256 {sha256(encoded).hexdigest()})".replace("\0", "\ufffd")
-
-
-def _admission(row: Row[Any]) -> Admission:
-    left = Leave(exit=row.exit or "", reason=row.reason) if row.closed_at is not None else None
-    return Admission(
-        row.passage,
-        row.user_id,
-        row.version,
-        row.entry,
-        bool(row.started),
-        left=left,
-        known=True,
-        enters_at=datetime.fromisoformat(row.enters_at) if row.enters_at else None,
-        key=row.key,
-    )
-
-
-def _audience(row: Row[Any]) -> Audience:
-    return Audience(
-        enrolment=row.enrolment,
-        users=row.audience,
-        as_of=datetime.fromisoformat(row.as_of),
-        tables=json.loads(row.tables),
-    )

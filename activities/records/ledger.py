@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, delete, func, select, update
 
 from activities.records.admissions import Admissions
+from activities.records.enrolments import Enrolments
 from activities.records.outcomes import abandon
 from activities.records.rows import hits, instant, journeys, moves, passages, pushes, revisions, steps, waits
 from workflows.contracts import Leave, Outcome, Versions, Visit
@@ -69,8 +70,8 @@ class Values:
     entered_at: datetime | None = None
 
 
-class Ledger(Admissions):
-    """Outcomes, and the lives of journeys, beside the admissions: all that is written down of runs."""
+class Ledger(Admissions, Enrolments):
+    """Outcomes, and the lives of journeys, beside the admissions and enrolments: all that is written down of runs."""
 
     @cached_property
     def _writing(self) -> Any:
