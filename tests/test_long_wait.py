@@ -19,7 +19,7 @@ USERS, LONGEST_SECONDS = (10_000, 1_700) if IN_CI else (1_000, 400)
 @pytest.mark.storm
 @pytest.mark.timeout(LONGEST_SECONDS + 60)
 def test_a_long_wait_loses_nobody() -> None:
-    """Ten thousand users (at a desk a tenth) wait thirty days, all is killed: each leaves once, waiting cost nothing."""
+    """Ten thousand users (at a desk a tenth) wait thirty days, all is killed: each leaves once, at no cost."""
     words = [sys.executable, "-m", "scripts.long_wait", "--users", str(USERS), "--json"]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
         try:
