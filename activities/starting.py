@@ -25,7 +25,6 @@ from workflows.contracts import (
     JOURNEY_VERSION,
     USERS_QUEUE,
     UserJourneyInput,
-    whole_second,
 )
 from workflows.errors import StoreUnavailable
 
@@ -102,7 +101,7 @@ class Starter:
                             version=way.version,
                             digest=way.saved.digest,
                             routes=way.saved.routes,
-                            seen=whole_second(seen),
+                            seen=seen,
                         ),
                         id=workflow_id,
                         task_queue=USERS_QUEUE,

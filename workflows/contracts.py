@@ -91,7 +91,6 @@ from workflows.wire import (
     journey_workflow_id,
     user_of_workflow,
     user_workflow_id,
-    whole_second,
 )
 
 __all__ = [
@@ -175,5 +174,4 @@ __all__ = [
     "wait_for_trigger",
     "wait_until_empty",
     "webhook",
-    "whole_second",
 ]

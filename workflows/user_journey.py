@@ -43,7 +43,6 @@ from workflows.contracts import (
     update_user,
     wait_for_trigger,
     webhook,
-    whole_second,
 )
 from workflows.documents import BRANCH_LABELS
 from workflows.events import take_event
@@ -128,7 +127,7 @@ class UserJourney:
                 workflow.set_current_details(f"Not admitted: {admission.reason}")
                 return UserJourneyResult(admitted=False, reason=admission.reason)
             # Whoever asked to be admitted was looked for in the tables just now.
-            self._seen = self._seen or whole_second(workflow.now())
+            self._seen = self._seen or workflow.now()
             given = given.model_copy(
                 update={
                     "passage": passage,

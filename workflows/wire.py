@@ -5,7 +5,6 @@ Fields of messages are added, never renamed or removed.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
 from typing import Any, Literal, Self, TypeAlias
 from urllib.parse import quote, unquote
 
@@ -140,8 +139,3 @@ def user_of_workflow(workflow_id: str) -> tuple[str, str]:
     """
     parts = workflow_id.split("/")
     return unquote(parts[3]), unquote(parts[5]) if len(parts) > 5 else ""
-
-
-def whole_second(moment: datetime) -> datetime:
-    """Give the next whole second, or the moment itself: as each user pays for every byte, and later is safe."""
-    return moment if not moment.microsecond else moment.replace(microsecond=0) + timedelta(seconds=1)
