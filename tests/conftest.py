@@ -22,11 +22,6 @@ from workers.settings import Settings
 NAMESPACES, WHOLE_NAMESPACES = 600, 8
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes minutes, so that no process is left with it while the others have ended."""
-    items.sort(key=lambda item: item.get_closest_marker("storm") is None)
-
-
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):

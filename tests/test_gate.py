@@ -32,12 +32,12 @@ async def test_a_copy_that_came_too_late_is_not_trusted(
     found = Gate(database)
     assert (await found.lives())["j"].state == "running"
     monkeypatch.setattr(gate, "COPY_SECONDS", 0.05)
-    monkeypatch.setattr(gate, "TRUST_SECONDS", 0.1)
+    monkeypatch.setattr(gate, "TRUST_SECONDS", 2.0)
 
     def slowly(*_: Any) -> None:
-        time.sleep(0.2)
+        time.sleep(2.1)
 
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(2)
     event.listen(database._reading, "before_cursor_execute", slowly)
     try:
         with pytest.raises(StoreUnavailable, match="to say which journeys are paused"):

@@ -34,7 +34,7 @@ from activities.noticing import Notices
 from activities.records.admissions import Arrival
 from activities.records.reports import explain, list_pushes
 from activities.records.rows import taken
-from tests.house import House, events_of
+from tests.house import House, events_of, listed
 from tests.worker_that_dies import until
 from workers.connecting import create_search_attributes
 from workflows.contracts import (
@@ -446,6 +446,7 @@ async def test_a_look_at_runs_that_ended_is_at_what_is_new(house: House, monkeyp
     monkeypatch.setattr(life, "ENDINGS_OVERLAP", timedelta(0))
     listing, ledger = Listing(), house.stores.ledger
     client = await Client.connect(house.address, namespace=house.namespace, interceptors=[listing])
+    other = await house.client()
     endings = Endings(house.stores)
     for number, user in enumerate(("u1", "u2", "u3")):
         (admission,) = await ledger.admit(Arrival("e", "door", 1, "start", "never", datetime.now(UTC)), [user])
@@ -453,7 +454,6 @@ async def test_a_look_at_runs_that_ended_is_at_what_is_new(house: House, monkeyp
         run = await client.start_workflow("UserJourney", given, id=name, task_queue="nobody")
         await ledger.started([admission.passage])
         await run.terminate()
-        async with asyncio.timeout(20):
-            while not await endings.reconcile(client, "door"):  # what lists runs learns of the end a little later
-                await asyncio.sleep(0.05)
+        await listed(other, f"WorkflowId = '{name}'", 1)  # what lists runs learns of the end a little later
+        assert await endings.reconcile(client, "door") == 1
         assert (ledger.inside("door"), listing.given[-1]) == (0, 1), number
