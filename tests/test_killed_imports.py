@@ -134,7 +134,9 @@ def test_killed_at_any_moment(home: Path, stores: Stores) -> None:
     """Killed again and again at random, nothing is half there, the next import goes on, and in the end all is there."""
     moments = random.Random(3)
     step, caught = 1, set()
-    for _ in range(KILLS):
+    for number in range(8 * KILLS):
+        if number >= KILLS and len(caught) > 1:
+            break  # a busy machine may need more kills to meet two moments
         step = kill_after(home, step, moments.uniform(0, SPREAD_SECONDS))
         reached = require_whole(stores, home, step)
         caught.add(reached.count(step))
