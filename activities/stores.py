@@ -61,7 +61,7 @@ class Stores:
 
 def leave_by(saved: SavedJourney, target: str) -> Leave | None:
     """Tell how a passage ends when it goes to an element; None when that is no exit."""
-    return Leave(exit=target, reason="end") if isinstance(saved.document.elements[target], Exit) else None
+    return Leave(exit=target) if isinstance(saved.document.elements[target], Exit) else None
 
 
 def outcome_of(saved: SavedJourney, element: str, branch: str, because: str) -> Outcome:

@@ -15,11 +15,18 @@ from typing import Any
 from unittest.mock import patch
 
 from scripts import cli
+from tests.house import DEVICES, SAMPLE_DOCUMENTS, USERS, VIP
 from workers.engine import Engine
 from workers.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 FAULT_KEYS = {"path", "code", "message", "hint", "file", "line", "column"}
+EVENTS = """\
+event_id,user_id,event,at,amount
+e1,u1,purchase,2026-01-05T10:00:00Z,20.00 EUR
+e2,u2,purchase,2026-01-06T10:00:00Z,15.50 EUR
+e3,u1,session,2026-01-07T10:00:00Z,
+"""
 
 
 @dataclass(frozen=True)
@@ -124,3 +131,16 @@ class Commands:
                 for version in catalogue.versions(kind, name)
             ]
             return engine.stores.tables.versions(), sorted(saved)
+
+
+def filled(folder: Path) -> Commands:
+    """A folder with tables, files and saved documents."""
+    found = Commands(folder)
+    for name, text in (("users", USERS), ("devices", DEVICES), ("events", EVENTS)):
+        found.write(f"{name}.csv", text)
+        assert found("import", name, f"{name}.csv").status == 0
+    found.write("vip.csv", VIP)
+    found.write("all.yaml", SAMPLE_DOCUMENTS)
+    assert found("save", "all.yaml").status == 0
+    assert found("segment", "import", "vip", "vip.csv").status == 0
+    return found

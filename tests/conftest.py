@@ -15,6 +15,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from activities.records.database import Database
 from activities.records.ledger import Ledger
+from tests.commands import Commands, filled
 from tests.house import DEVICES, SAMPLE_DOCUMENTS, USERS, House, open_house
 from tests.postgres import PostgresServer, find_programs
 from workers.settings import Settings
@@ -78,6 +79,18 @@ def ledger(database_url: str) -> Iterator[Ledger]:
     database.create()
     yield Ledger(database)
     database.close()
+
+
+@pytest.fixture(scope="module")
+def house_of_all(tmp_path_factory: pytest.TempPathFactory) -> Commands:
+    """For commands that change nothing."""
+    return filled(tmp_path_factory.mktemp("all"))
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Commands:
+    """For commands that change something."""
+    return filled(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -8,40 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.commands import Commands, one_object
-from tests.house import DEVICES, SAMPLE_DOCUMENTS, USERS, VIP
-
-EVENTS = """\
-event_id,user_id,event,at,amount
-e1,u1,purchase,2026-01-05T10:00:00Z,20.00 EUR
-e2,u2,purchase,2026-01-06T10:00:00Z,15.50 EUR
-e3,u1,session,2026-01-07T10:00:00Z,
-"""
-
-
-def filled(folder: Path) -> Commands:
-    """A folder with tables, files and saved documents."""
-    found = Commands(folder)
-    for name, text in (("users", USERS), ("devices", DEVICES), ("events", EVENTS)):
-        found.write(f"{name}.csv", text)
-        assert found("import", name, f"{name}.csv").status == 0
-    found.write("vip.csv", VIP)
-    found.write("all.yaml", SAMPLE_DOCUMENTS)
-    assert found("save", "all.yaml").status == 0
-    assert found("segment", "import", "vip", "vip.csv").status == 0
-    return found
-
-
-@pytest.fixture(scope="module")
-def house_of_all(tmp_path_factory: pytest.TempPathFactory) -> Commands:
-    """For commands that change nothing."""
-    return filled(tmp_path_factory.mktemp("all"))
-
-
-@pytest.fixture
-def changed(tmp_path: Path) -> Commands:
-    """For commands that change something."""
-    return filled(tmp_path)
-
 
 IMPORTED = {
     *("table", "version", "rows", "inserted", "updated", "unchanged", "rejected"),

@@ -10,13 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.commands import Commands, one_object
-from tests.test_cli import filled
-
-
-@pytest.fixture(scope="module")
-def house_of_all(tmp_path_factory: pytest.TempPathFactory) -> Commands:
-    """For commands that change nothing."""
-    return filled(tmp_path_factory.mktemp("all"))
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.commands import Commands
-from tests.test_cli import filled
-
-
-@pytest.fixture
-def changed(tmp_path: Path) -> Commands:
-    """For commands that change something."""
-    return filled(tmp_path)
 
 
 @pytest.mark.parametrize(

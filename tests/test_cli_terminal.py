@@ -11,19 +11,6 @@ import pytest
 
 from scripts.cli import COMMANDS, journeys
 from tests.commands import Commands
-from tests.test_cli import filled
-
-
-@pytest.fixture(scope="module")
-def house_of_all(tmp_path_factory: pytest.TempPathFactory) -> Commands:
-    """For commands that change nothing."""
-    return filled(tmp_path_factory.mktemp("all"))
-
-
-@pytest.fixture
-def changed(tmp_path: Path) -> Commands:
-    """For commands that change something."""
-    return filled(tmp_path)
 
 
 def test_the_list_of_commands_says_what_each_says() -> None:

@@ -128,7 +128,9 @@ async def reset(client: Client, handle: WorkflowHandle[Any, Any]) -> WorkflowHan
 async def test_a_direct_start_obeys_the_rule_never(house: House) -> None:
     """Under `never` a client's second start of a user completes with admitted false and `entered-before`, on record."""
     async with open_door(house) as client:
-        assert await enter(house, client, "u1") == UserJourneyResult(admitted=True, reason="end", exit="out")
+        because = "not in the segment built in place, users v1"
+        left = UserJourneyResult(admitted=True, reason="end", exit="out", because=because)
+        assert await enter(house, client, "u1") == left
         refused = await enter(house, client, "u1")
         assert refused == UserJourneyResult(admitted=False, reason="entered-before")
         assert refusals_of(house, "u1") == ["entered-before"]
@@ -322,6 +324,20 @@ async def test_what_an_operator_can_ask_a_run(house: House) -> None:
         assert (await _metadata(run)).current_details == story
         await enter(house, client, "held")
         assert (await _metadata(run)).current_details == "Not admitted: not-running"
+
+
+async def test_the_list_of_events_tells_what_a_split_gave(house: House) -> None:
+    """The summary after a split tells its result and the version it was read from; after the last one the result."""
+    async with open_door(house) as client:
+        held = await until_at(client, "held", "hold")
+        await finish(house, client)
+        events = (await held.fetch_history()).events
+        told = [event.user_metadata.summary for event in events if event.user_metadata.HasField("summary")]
+        assert await client.data_converter.decode(told) == [
+            *("door: held", "Entry: start", "Condition split: stays"),
+            "Push: hold, in the segment built in place, users v1",
+        ]
+        assert "because" not in await held.result()
 
 
 STRANGE = ["a/b", "with space", "100%", "a%2Fb", "語 ü", "x#y?z&w", "'quoted'", "../up", "key/key/k", "🎈"]

@@ -347,7 +347,5 @@ def compares_with(condition: Condition | None, reference: type[Reference]) -> bo
     """Tell whether a condition compares something with a kind of reference, such as `{entry: X}`; None does not."""
     if condition is None:
         return False
-    values = (v for _, node in walk(condition) if isinstance(node, Operators) for v in node.operators.values())
-    return any(
-        isinstance(one, reference) for value in values for one in (value if isinstance(value, tuple) else [value])
-    )
+    compared = (node.operands for _, node in walk(condition) if isinstance(node, Operators))
+    return any(isinstance(one, reference) for operands in compared for one in operands)

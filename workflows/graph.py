@@ -7,10 +7,11 @@ from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, PlainSerializer
 
 from workflows.documents import JourneyDocument, ways_out
 from workflows.errors import Fault
+from workflows.wire import Lean
 
 NEXT = "next"
 """The branch of an element that has one way out."""
@@ -24,10 +25,8 @@ def _in_short(to: dict[str, str]) -> str | dict[str, str]:
     return to[NEXT] if to.keys() == {NEXT} else to
 
 
-class Route(BaseModel):
+class Route(Lean):
     """What a run needs to know of an element: its kind, and where its branches lead."""
-
-    model_config = ConfigDict(frozen=True)
 
     kind: str
     """The element's kind, such as `push`."""

@@ -209,6 +209,11 @@ class Operators(Node):
         values = ((word, getattr(self, _FIELDS.get(word, word))) for word in self.words)
         return {word: value for word, value in values if value is not None}
 
+    @property
+    def operands(self) -> list[Any]:
+        """What is compared with: each value and reference, those of a list one by one."""
+        return [one for value in self.operators.values() for one in (value if isinstance(value, tuple) else (value,))]
+
     @model_validator(mode="after")
     def _one_test(self) -> Operators:
         found = list(self.operators)

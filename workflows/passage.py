@@ -91,14 +91,14 @@ class Leave(Lean):
 
     exit: str
     """The exit element; empty when the user left elsewhere."""
-    reason: str
+    reason: str = "end"
     """`end` at an exit; else why."""
 
 
 class EntryOutcome(Lean):
     """What became of an admission."""
 
-    admitted: bool
+    admitted: bool = True
     reason: str = ""
     """Why not, when refused: `entered-before`, `already-inside`, `too-often`, `unknown-user`, `not-running`, `no-key`,
     `unexpected-key`, `time-passed`."""
@@ -205,6 +205,8 @@ class UserJourneyResult(Lean):
     """`end` at an exit; the reason of the refusal, or of the early end."""
     exit: str = ""
     """The exit element."""
+    because: str = ""
+    """Why, for a person, where a decision came last; a push's or a webhook's own event tells what it did."""
 
 
 @activity.defn(name="entry")

@@ -78,7 +78,7 @@ class _Work(NamedTuple):
     """What people read in Temporal's UI."""
     activity: Callable[[Visit], Awaitable[Outcome]]
     queue: str = ""
-    """The task queue of what reaches out of the house; empty for a decision, which one local attempt answers."""
+    """The task queue of what changes something elsewhere; empty for a decision, which one local attempt answers."""
 
 
 WORK = {
@@ -142,6 +142,7 @@ class UserJourney:
             left, element, step, until = None, given.place.element, given.place.step - 1, given.place.until
             self._woken, self._leaving = self._woken or given.place.woken, self._leaving or given.place.leave
             self._path = list(given.place.path)
+        because = ""
         while left is None:
             step += 1
             if info.is_continue_as_new_suggested() and not self._events:
@@ -169,10 +170,13 @@ class UserJourney:
                 element = given.routes[element].to[outcome.branch]
             if outcome.learned:
                 self._seen = workflow.now()
+            # After a decision that comes last no summary follows that could tell it.
+            work = WORK.get(given.routes[visit.element].kind)
+            because = outcome.because if work is None or not work.queue else ""
             left, until = outcome.left, None
         await self._hand_over(given)
         self._tell(f"Left by **{left.exit}**." if left.exit else f"Left early: **{left.reason}**.")
-        return UserJourneyResult(admitted=True, reason=left.reason, exit=left.exit)
+        return UserJourneyResult(admitted=True, reason=left.reason, exit=left.exit, because=because)
 
     async def _enter(self, given: UserJourneyInput, passage: str) -> EntryOutcome:
         """Ask to be admitted, and wait where the user comes in later."""
@@ -232,7 +236,9 @@ class UserJourney:
                 type="UnknownElement",
                 non_retryable=True,
             )
-        summary = f"{work.name}: {visit.element}"
+        # A summary is fixed before its work is done: what a decision gave is told by the summary that follows it.
+        because = self._path[-1].because if self._path else ""
+        summary = ", ".join(filter(None, (f"{work.name}: {visit.element}", because)))
         # A push to the outbox is a row in the ledger, written with its outcome: no try of it can send it twice.
         if not work.queue or (kind == "push" and given.outbox):
             return await self._decide(work.activity, visit, summary=summary, queue=work.queue)

@@ -159,9 +159,6 @@ def _parts(users: pl.DataFrame) -> list[pl.DataFrame]:
     return users.with_columns(moment=moment).partition_by("moment", maintain_order=True, include_key=False)
 
 
-def compared_attributes(node: Operators) -> Iterator[str]:
+def compared_attributes(node: Operators) -> list[str]:
     """Name the attributes that a comparison compares with."""
-    for value in node.operators.values():
-        for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, AttributeRef):
-                yield one.attribute
+    return [one.attribute for one in node.operands if isinstance(one, AttributeRef)]
