@@ -36,6 +36,7 @@ ALL = [
     "temporal",
     "namespace",
     "search-attributes",
+    "runs",
     "worker-journeys",
     "worker-users",
     "worker-push",

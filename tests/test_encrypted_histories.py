@@ -17,9 +17,13 @@ from temporalio.client import Client, WorkflowFailureError
 from tests.house import House, listed
 from tests.test_codec import TEXT, USER, codec_of, key_line, write_keys
 from tests.test_codec_server import UI, post
-from workers.codec import JourneysCodec
+from tests.test_connecting import configure
+from workers.codec import JourneysCodec, KeyMissing
 from workers.codec_server import run_codec_server
+from workers.diagnosis import examine
 from workers.plugin import JourneysPlugin
+from workers.serving import serving
+from workers.settings import Settings
 from workflows.contracts import USERS_QUEUE, UserJourneyInput, user_workflow_id
 
 NAME = "Annabelle-Constance"
@@ -139,6 +143,44 @@ async def test_a_worker_without_the_key_says_which(encrypted: House, keys: Path)
         assert any(b"2026-02" in payload.data and b"has: 'else'" in payload.data for payload in shown)
     async with encrypted.serving(plugin=plugin_of(encrypted, codec)):
         assert (await handle.result())["admitted"]
+
+
+async def test_a_worker_that_can_read_no_run_does_not_start(
+    encrypted: House, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the key of any open run a worker does not start, and doctor says why; one run that it reads is enough."""
+    configure(monkeypatch, TEMPORAL_ADDRESS=encrypted.address, TEMPORAL_NAMESPACE=encrypted.namespace)
+    settings = encrypted.settings
+
+    async def refused(given: Settings) -> str:
+        with pytest.raises(KeyMissing) as caught:
+            async with serving(given):
+                raise AssertionError("it serves")
+        assert [check.message for check in await examine(given) if check.check == "runs"] == [caught.value.message]
+        return caught.value.message
+
+    async def serves(given: Settings) -> bool:
+        async with serving(given):
+            (told,) = [check for check in await examine(given) if check.check == "runs"]
+            return told.ok
+
+    async def waiting_run(user: str, codec: JourneysCodec | None) -> None:
+        await (await encrypted.client(plugin_of(encrypted, codec))).start_workflow(
+            "UserJourney", UserJourneyInput(journey="none", user_id=user), id=user, task_queue="nobody-serves"
+        )
+
+    assert await serves(settings)
+    await waiting_run("a", codec_of(keys))
+    reader = await encrypted.client()
+    await listed(reader, "", 1, closed=False)
+    assert "'2026-02', which this process does not have; it has: none" in await refused(settings)
+    other = keys.with_name("other.keys")
+    other.write_text(key_line("else"))
+    assert "it has: 'else'" in await refused(settings.model_copy(update={"payload_keys": other}))
+    assert await serves(settings.model_copy(update={"payload_keys": keys}))
+    await waiting_run("b", None)
+    await listed(reader, "", 2, closed=False)
+    assert await serves(settings)
 
 
 async def test_a_refusal_reaches_the_client_readable(encrypted: House, keys: Path) -> None:

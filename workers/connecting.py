@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from temporalio.envconfig import ClientConfig
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
 
-from workers.codec import open_codec
+from workers.codec import JourneysCodec, KeyMissing, open_codec
 from workers.settings import Settings, temporal_environment
 from workflows.contracts import SEARCH_ATTRIBUTES
 from workflows.errors import JourneyError, RefusedError
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
     from workers.plugin import JourneysPlugin
 
 CONNECT_SECONDS = 5.0
+
+OPEN_RUNS = "ExecutionStatus = 'Running' AND WorkflowType IN ('Journey', 'UserJourney')"
+RUNS_LOOKED_AT = 10
+"""Of the newest open runs: whoever has been given the wrong keys can read none of them."""
+
+log = logging.getLogger("journeys.worker")
 
 
 class NoServer(JourneyError):
@@ -171,3 +178,47 @@ async def create_search_attributes(client: Client) -> None:
             f"the search attributes {names} cannot be created in {namespace!r}: {error.message}",
             hint="create them yourself, each of type Keyword: temporal operator search-attribute create",
         ) from error
+
+
+async def unreadable_runs(client: Client, codec: JourneysCodec | None) -> KeyMissing | None:
+    """Look whether a process can read the runs that wait for it, before it takes their tasks and fails them.
+
+    Args:
+        client: Connected to the namespace; its own codec plays no part.
+        codec: The codec of the process; null for none.
+
+    Returns:
+        The key that is missing, where none of the newest open runs can be read; null where one can, or there is none.
+        A single run that somebody else has encrypted keeps nobody from working.
+
+    Raises:
+        RPCError: The server refused.
+    """
+    missing: KeyMissing | None = None
+    async for run in client.list_workflows(OPEN_RUNS, limit=RUNS_LOOKED_AT):
+        # Raw: these events are as the server keeps them.
+        events = client.get_workflow_handle(run.id, run_id=run.run_id).fetch_history_events(page_size=1)
+        started = (await anext(events)).workflow_execution_started_event_attributes
+        try:
+            await (codec or JourneysCodec(None)).decode(started.input.payloads)
+        except KeyMissing as error:
+            missing = missing or error
+        else:
+            return None
+    return missing
+
+
+async def require_readable_runs(client: Client, codec: JourneysCodec | None) -> None:
+    """Keep a worker without the keys of the runs from starting.
+
+    Raises:
+        KeyMissing: None of the newest open runs can be read; says which key is missing, and where to add it.
+    """
+    try:
+        missing = await unreadable_runs(client, codec)
+    except RPCError as error:
+        # A server that is not ready, or a run that ended meanwhile: the tasks themselves will show.
+        log.warning("whether the open runs can be read is not known: %s", error.message)
+        return
+    if missing is not None:
+        raise missing

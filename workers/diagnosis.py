@@ -27,7 +27,7 @@ from activities.records.database import METADATA, Database
 from activities.records.rows import journeys
 from activities.tables.delta import Tables
 from workers.codec import open_codec
-from workers.connecting import connect, connect_config, missing_search_attributes
+from workers.connecting import connect, connect_config, missing_search_attributes, unreadable_runs
 from workers.providers import MAKERS
 from workers.settings import Settings, lines_of, secret_variables
 from workers.settings_file import open_to_others
@@ -236,7 +236,7 @@ def providers(settings: Settings) -> Iterator[Check]:
 
 async def _temporal(settings: Settings, clocks: Mapping[str, datetime]) -> AsyncIterator[Check]:
     """Ask the server; what cannot be asked without it is told as such."""
-    asked = ["namespace", "search-attributes", *(f"worker-{queue}" for queue in POLLERS)]
+    asked = ["namespace", "search-attributes", "runs", *(f"worker-{queue}" for queue in POLLERS)]
     try:
         client = await connect(settings)
     except JourneyError as error:
@@ -253,6 +253,7 @@ async def _temporal(settings: Settings, clocks: Mapping[str, datetime]) -> Async
         yield clock(datetime.now(UTC), clocks, {})
         return
     yield await _search_attributes(client)
+    yield await _runs(client, settings)
     polls: dict[str, datetime] = {}
     for queue in POLLERS:
         check, latest = await _worker(client, queue)
@@ -288,6 +289,17 @@ async def _search_attributes(client: Client) -> Check:
         f"the namespace lacks {', '.join(missing)}",
         f"start a worker, which creates them; or: temporal operator search-attribute create --type Keyword {made}",
     )
+
+
+async def _runs(client: Client, settings: Settings) -> Check:
+    """Tell whether the payloads of open runs can be read with the keys at hand."""
+    try:
+        missing = await unreadable_runs(client, open_codec(settings))
+    except RPCError as error:
+        return _wrong("runs", f"they cannot be listed: {error.message}", "see the rights of this client")
+    except JourneyError as error:
+        return _told("runs", error)
+    return _fine("runs", "what is open can be read") if missing is None else _told("runs", missing)
 
 
 async def _worker(client: Client, queue: str) -> tuple[Check, datetime | None]:

@@ -19,7 +19,7 @@ from activities.events.taking import Events
 from activities.meters import Meters
 from activities.stores import Stores
 from workers.codec import open_codec
-from workers.connecting import connect, create_search_attributes
+from workers.connecting import connect, create_search_attributes, require_readable_runs
 from workers.logs import TaskLogging
 from workers.metrics import OutcomeCounting, Telemetry
 from workers.opening import open_stores
@@ -118,20 +118,23 @@ async def serving(
     Raises:
         NoServer: No Temporal server answers.
         StoreUnavailable: A store cannot be reached.
+        KeyMissing: The runs that wait were encrypted with a key that is not here.
         RefusedError: A setting needs another one, a file or a package that is missing; or one cannot be used.
     """
     meters, runtime = (telemetry.meters, telemetry.runtime) if telemetry is not None else (Meters(), None)
     with open_stores(settings, meters) as stores, tracing(settings.tracing) as spans:
         async with open_providers(settings) as providers, open_outside(settings) as outside:
+            codec = open_codec(settings)
             plugin = JourneysPlugin(
                 stores,
                 sandbox=settings.sandbox,
                 providers=providers,
                 rules=delivery_rules(settings),
                 outside=outside,
-                codec=open_codec(settings),
+                codec=codec,
             )
             client = await connect(settings, plugin, runtime=runtime, interceptors=spans)
+            await require_readable_runs(client, codec)
             async with run_workers(client, settings, role, (TaskLogging(), OutcomeCounting(meters))):
                 sweeping = asyncio.create_task(Events(stores).keep_sweeping(client))
                 try:
