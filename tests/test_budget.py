@@ -70,10 +70,10 @@ async def production_client(house: House, providers: Mapping[str, Provider] | No
 
 @pytest.mark.parametrize("provider", ["outbox", "apns"])
 async def test_the_budget_of_events_actions_and_bytes(house: House, tmp_path: Path, provider: str) -> None:
-    """Win-back costs a pushed user 13 events, 3 actions, 3.0 KB; by the outbox 8, 2, 2.6 KB; others 7, 2, 2.2 KB."""
+    """Win-back costs a pushed user 13 events, 3 actions, 3.0 KB; by the outbox 8, 2, 2.7 KB; others 7, 2, 2.2 KB."""
     load_purchases(house)
     house.engine.save(write_examples(tmp_path / "documents"))
-    pushed = {"outbox": (EVENTS_OUTBOX, 2, 2_650), "apns": (EVENTS_PUSHED, ACTIONS, BYTES)}[provider]
+    pushed = {"outbox": (EVENTS_OUTBOX, 2, 2_700), "apns": (EVENTS_PUSHED, ACTIONS, BYTES)}[provider]
     async with AsyncExitStack() as stack:
         providers: dict[str, Provider] = {}
         if provider == "apns":

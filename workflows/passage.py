@@ -206,7 +206,7 @@ class UserJourneyResult(Lean):
     exit: str = ""
     """The exit element."""
     because: str = ""
-    """Why, for a person, where a decision came last; a push's or a webhook's own event tells what it did."""
+    """Why, for a person, as the last element said; empty after an ordinary activity, whose own event tells."""
 
 
 @activity.defn(name="entry")

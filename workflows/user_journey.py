@@ -170,9 +170,8 @@ class UserJourney:
                 element = given.routes[element].to[outcome.branch]
             if outcome.learned:
                 self._seen = workflow.now()
-            # After a decision that comes last no summary follows that could tell it.
-            work = WORK.get(given.routes[visit.element].kind)
-            because = outcome.because if work is None or not work.queue else ""
+            # What comes last has no summary after it that could tell; an ordinary activity's own event does.
+            because = outcome.because if _is_local(given, visit) else ""
             left, until = outcome.left, None
         await self._hand_over(given)
         self._tell(f"Left by **{left.exit}**." if left.exit else f"Left early: **{left.reason}**.")
@@ -239,8 +238,7 @@ class UserJourney:
         # A summary is fixed before its work is done: what a decision gave is told by the summary that follows it.
         because = self._path[-1].because if self._path else ""
         summary = ", ".join(filter(None, (f"{work.name}: {visit.element}", because)))
-        # A push to the outbox is a row in the ledger, written with its outcome: no try of it can send it twice.
-        if not work.queue or (kind == "push" and given.outbox):
+        if _is_local(given, visit):
             return await self._decide(work.activity, visit, summary=summary, queue=work.queue)
         return await self._act(work.activity, visit, summary=summary, queue=work.queue)
 
@@ -359,6 +357,13 @@ class UserJourney:
     def path(self) -> list[PathStep]:
         """Tell the way so far: each element with the branch taken and why."""
         return self._path
+
+
+def _is_local(given: UserJourneyInput, visit: Visit) -> bool:
+    """Tell whether one local attempt does what a visit is for, where that is enough."""
+    kind = given.routes[visit.element].kind
+    # A push to the outbox is a row in the ledger, written with its outcome: no try of it can send it twice.
+    return bool(visit.leave) or kind not in WORK or not WORK[kind].queue or (kind == "push" and given.outbox)
 
 
 def _story(step: PathStep) -> str:
