@@ -46,6 +46,13 @@ def promtool() -> str:
 
 
 @pytest.fixture(scope="session")
+def kubectl() -> str:
+    """Kubernetes's own command line, which needs no cluster to build manifests."""
+    found = shutil.which("kubectl")
+    return found or _missing("kubectl is not installed (on Debian: apt-get install kubernetes-client)")
+
+
+@pytest.fixture(scope="session")
 def systemd_analyze() -> str:
     """The checker of units that systemd has."""
     found = shutil.which("systemd-analyze")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -75,6 +76,25 @@ def test_the_manifests_follow_kubernetes_schemas() -> None:
     wrong = json.loads(json.dumps(manifests("Deployment")[0]).replace("livenessProbe", "liveProbe"))
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(wrong, "1.31", strict=True)
+
+
+def test_kubectl_builds_the_manifests(kubectl: str, tmp_path: Path) -> None:
+    """`kubectl kustomize` gives every object of the folder, with the image's own tag; a key that is none it refuses."""
+    folder = DEPLOY / "kubernetes"
+    built = list(yaml.safe_load_all(run(kubectl, "kustomize", folder)))
+
+    def named(objects: list[dict[str, Any]]) -> set[tuple[str, str]]:
+        return {(one["kind"], one["metadata"]["name"]) for one in objects}
+
+    assert named(built) == named([one for one in MANIFESTS if one["kind"] != "Kustomization"])
+    (image,) = manifests("Kustomization")[0]["images"]
+    pods = [one["spec"]["template"]["spec"] for one in built if one["kind"] == "Deployment"]
+    assert {pod["containers"][0]["image"] for pod in pods} == {f"{image['newName']}:{image['newTag']}"}
+    shutil.copytree(folder, tmp_path / "wrong")
+    wrong = tmp_path / "wrong" / "kustomization.yaml"
+    wrong.write_text(wrong.read_text().replace("resources:", "resurces:"))
+    with pytest.raises(AssertionError, match="resurces"):
+        run(kubectl, "kustomize", wrong.parent)
 
 
 def test_prometheus_accepts_its_configuration(promtool: str, tmp_path: Path) -> None:

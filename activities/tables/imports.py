@@ -189,8 +189,10 @@ def _take(sheet: Sheet, typed: Columns, required: Iterable[str]) -> tuple[pl.Dat
         texts = (_as_csv(row) for row in cells.iter_rows())
         lines = bad.get_column(LINE)
         rejects += map(Reject, lines, ("; ".join(reasons) for reasons in faults.values()), texts)
+    if not faults:
+        return typed.frame, sorted(rejects)
     good = pl.Series([row not in faults for row in range(typed.frame.height)], dtype=pl.Boolean)
-    return (typed.frame.filter(good) if faults else typed.frame), sorted(rejects)
+    return typed.frame.filter(good), sorted(rejects)
 
 
 def _as_csv(cells: Iterable[str | None]) -> str:
