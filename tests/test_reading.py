@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from activities.tables.inference import as_text, infer, read_as
+from activities.tables.inference import PLAIN_INSTANT, as_text, infer, read_as
 from activities.tables.reading import LINE, Sheet, read_delimited, survey
 from activities.tables.schema import DTYPES, KINDS, Kind, version_order
 from activities.tables.typed_files import read_ndjson, read_parquet
@@ -198,6 +198,15 @@ def test_instants_in_all_their_forms() -> None:
         "1740830400": None,
     }
     assert read_as(pl.Series("at", list(forms)), "instant").to_list() == list(forms.values())
+
+
+@given(st.lists(st.from_regex(PLAIN_INSTANT, fullmatch=True, alphabet=st.characters(codec="ascii")), min_size=1))
+def test_the_plainest_instants_are_read_as_all_others(texts: list[str]) -> None:
+    """What is read at once is what is read part by part: a fraction of nothing, or a zone of zero, changes nothing."""
+    read = read_as(pl.Series("at", texts), "instant")
+    for other in (".0Z", "+00:00"):
+        assert read_as(pl.Series("at", [text[:-1] + other for text in texts]), "instant").equals(read, null_equal=True)
+    assert read_as(pl.Series("at", [*texts, "2026-03-01 12:00"]), "instant")[:-1].equals(read, null_equal=True)
 
 
 def test_lists_hold_strings() -> None:

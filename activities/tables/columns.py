@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from activities.tables.changes import type_change
-from activities.tables.inference import as_text, filled, infer, kind_by_name, read_as
+from activities.tables.inference import as_text, filled, infer, kind_by_name, read_as, recognise
 from activities.tables.reading import LINE, Sheet
 from activities.tables.schema import Kind, TableName, kind_of
 
@@ -68,12 +68,12 @@ def type_columns(
                 continue
             column = as_text(column)
         text = column.str.strip_chars() if name in trimmed else column
-        found = infer(text, textual=name in sheet.textual) if kind is None else None
-        if kind is None and found is None:
+        known = (kind, read_as(text, kind)) if kind is not None else None
+        found, typed = known or recognise(text, textual=name in sheet.textual)
+        if found is None:
             warnings.append(f"the column {name!r} has no value, so that its type is unknown: it was left out")
             continue
-        typed = read_as(text, kind or found or "string")
-        bad = (filled(text).is_not_null() & typed.is_null()).arg_true()
+        bad = _unread(text, typed)
         if kind is not None and len(bad):
             example = f"{column[bad[0]]!r} on line {columns[0][bad[0]]}"
             other = _other_kind(text, kind, len(bad), textual=name in sheet.textual)
@@ -87,6 +87,11 @@ def type_columns(
                 faults.setdefault(row, []).append(f"{name} {column[row]!r} does not read as {kind}")
         columns.append(typed)
     return Columns(pl.DataFrame(columns), faults, warnings)
+
+
+def _unread(text: pl.Series, typed: pl.Series) -> pl.Series:
+    """Give the places of cells that hold a value and did not read as their column's kind."""
+    return (filled(text).is_not_null() & typed.is_null() if typed.has_nulls() else typed.is_null()).arg_true()
 
 
 def _other_kind(text: pl.Series, kind: Kind, bad: int, *, textual: bool) -> Kind | None:

@@ -49,6 +49,8 @@ INSTANT = (
     r" ?(?P<zone>[Zz]|UTC|[+-][0-9]{2}(?::?[0-9]{2})?)?)?$"
 )
 """ISO 8601 as files hold it: with `T` or a space, seconds and fraction or without, any offset, none being UTC."""
+PLAIN_INSTANT = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]Z$"
+"""One form of it, which polars reads as it is."""
 
 
 def kind_by_name(column: str) -> Kind | None:
@@ -72,9 +74,22 @@ def infer(column: pl.Series, *, textual: bool = False) -> Kind | None:
     Returns:
         The kind, `string` where no other fits every value; null when all cells are empty.
     """
+    return recognise(column, textual=textual)[0]
+
+
+def recognise(column: pl.Series, *, textual: bool = False) -> tuple[Kind | None, pl.Series]:
+    """Recognise the kind of a column, and read it as that, which is how it is known to be one.
+
+    Args:
+        column: As `infer` has it.
+        textual: As `infer` has it.
+
+    Returns:
+        The kind as `infer` gives it, and the column as `read_as` gives it; as it was where there is no kind.
+    """
     text = filled(column).drop_nulls()
     if not len(text):
-        return None
+        return None, column
     for kind, pattern in PATTERNS.items():
         if textual and kind in NEVER_IN_TEXT:
             continue
@@ -85,9 +100,10 @@ def infer(column: pl.Series, *, textual: bool = False) -> Kind | None:
             continue
         if kind == "version" and not text.str.contains(r"\..*\.").any():
             continue
-        if not read_as(text, kind).has_nulls():
-            return kind
-    return "string"
+        read = read_as(column, kind)
+        if len(read) - read.null_count() == len(text):
+            return kind, read
+    return "string", read_as(column, "string")
 
 
 def read_as(column: pl.Series, kind: Kind) -> pl.Series:
@@ -106,8 +122,20 @@ def read_as(column: pl.Series, kind: Kind) -> pl.Series:
         return column.set(text.is_null(), None)
     if kind == "list":
         return pl.Series(column.name, [_list(cell) for cell in text], dtype=DTYPES["list"])
-    frame = text.alias("text").to_frame()
-    return frame.select(READERS[kind](pl.col("text")).alias(column.name)).to_series()
+    return (_instants(text) if kind == "instant" else _by_parts(text, READERS[kind])).alias(column.name)
+
+
+def _by_parts(text: pl.Series, reader: Callable[[pl.Expr], pl.Expr]) -> pl.Series:
+    """Read a column part by part: what a reader takes apart would hold several times the column at once."""
+    parts = text.alias("text").to_frame().lazy().select(reader(pl.col("text")).alias("read"))
+    return parts.collect(engine="streaming").to_series()
+
+
+def _instants(text: pl.Series) -> pl.Series:
+    """Read instants: those in the plainest form at once, which takes a tenth of the time, and only the others apart."""
+    read = _by_parts(text, _plain_instant)
+    others = (read.is_null() & text.is_not_null()).arg_true()
+    return read.scatter(others, _by_parts(text[others], _instant)) if len(others) else read
 
 
 def as_text(column: pl.Series) -> pl.Series:
@@ -150,6 +178,11 @@ def _number(text: pl.Expr) -> pl.Expr:
 
 def _date(text: pl.Expr) -> pl.Expr:
     return text.str.extract(f"({PATTERNS['date']})").str.to_date("%Y-%m-%d", strict=False)
+
+
+def _plain_instant(text: pl.Expr) -> pl.Expr:
+    plain = pl.when(text.str.contains(PLAIN_INSTANT)).then(text)
+    return plain.str.to_datetime("%Y-%m-%dT%H:%M:%SZ", strict=False, time_unit="us").dt.replace_time_zone("UTC")
 
 
 def _instant(text: pl.Expr) -> pl.Expr:
