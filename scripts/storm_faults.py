@@ -280,7 +280,9 @@ class Faults:
         """Hold the ledger's file as another program could: nobody can write."""
 
         def held() -> sqlite3.Connection:
-            other = sqlite3.connect(self._site.settings.home / "ledger.db", isolation_level=None, timeout=30)
+            # Another thread may close it than the one that has waited for the lock.
+            file = self._site.settings.home / "ledger.db"
+            other = sqlite3.connect(file, isolation_level=None, timeout=30, check_same_thread=False)
             other.execute("BEGIN EXCLUSIVE")
             return other
 
