@@ -6,15 +6,17 @@ from datetime import date, timedelta
 from random import Random
 from typing import Any
 
+import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activities.segments.checking import check_condition
-from activities.segments.compiler import Built
+from activities.segments.compiler import Built, Snapshot, select_users
 from activities.segments.explaining import leaf_table
-from activities.tables.schema import Kind
+from activities.segments.reads import readings_of
+from activities.tables.schema import Kind, TableName
 from tests.condition_oracle import Oracle
-from tests.condition_tables import CONDITION, NOON, Tables, euros
+from tests.condition_tables import CONDITION, KEYS, NOON, Tables, euros
 from workflows.conditions import All, Any_, Condition, Not
 
 ATTRIBUTES: dict[str, Kind] = {
@@ -192,6 +194,25 @@ def test_query_agrees_with_the_judge(node: Condition, made: Tables, zone: str) -
     assert {fault.code for fault in faults} <= {"empty-range"}, faults
     oracle = Oracle(made.kinds, made.devices, made.events, NOON, zone, made.segments)
     assert made.select(node, zone=zone) == [user["user_id"] for user in made.users if oracle.holds(node, user)]
+
+
+@quick
+@given(node=CONDITIONS, made=tables(), zone=st.sampled_from(ZONES))
+def test_only_what_is_said_to_be_read_matters(node: Condition, made: Tables, zone: str) -> None:
+    """Over the columns, tables and events that a condition is said to read, its users are those over all there is."""
+    readings = readings_of(node, made, NOON)
+
+    def cut(name: TableName, whole: pl.LazyFrame) -> pl.LazyFrame:
+        if name not in readings:
+            return whole.select(list(KEYS[name])).clear()
+        known = whole.select(column for column in whole.collect_schema() if column in readings[name].columns)
+        since = readings[name].since
+        return known if since is None else known.filter(pl.col("at") >= since)
+
+    whole = made.snapshot
+    snapshot = Snapshot(cut("users", whole.users), cut("devices", whole.devices), cut("events", whole.events))
+    found = select_users(node, snapshot, as_of=NOON, zone=zone, resolve=made).collect()
+    assert sorted(found.get_column("user_id")) == made.select(node, zone=zone)
 
 
 @settings(quick, max_examples=150)
