@@ -62,7 +62,6 @@ CASTS = pl.ScanCastOptions(
     missing_struct_fields="insert",
     extra_struct_fields="ignore",
     categorical_to_string="allow",
-    _internal_call=True,
 )
 """What polars allows a file of a Delta table to hold in place of the table's own dtypes."""
 
