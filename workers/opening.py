@@ -20,6 +20,7 @@ from activities.segments.segments import Segments
 from activities.segments.standings import Standings
 from activities.stores import Stores
 from activities.tables.delta import Tables
+from activities.tables.kept_columns import KeptColumns
 from workers.settings import Settings
 
 
@@ -42,7 +43,8 @@ def open_stores(settings: Settings, meters: Meters | None = None) -> Iterator[St
         database.create()
         tables = Tables(settings.tables_root, settings.storage_options)
         catalogue = Catalogue(database)
-        segments = Segments(tables, catalogue, settings.timezone, meters)
+        columns = KeptColumns(tables, settings.column_megabytes << 20)
+        segments = Segments(tables, catalogue, settings.timezone, meters, columns)
         key = settings.id_key
         ledger = Ledger(database, Pseudonyms(database, key.get_secret_value().encode() if key is not None else None))
         claims = Claims(ledger)

@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     """How old a split's membership may be for what others changed; 0 for exact at arrival."""
     membership_megabytes: int = Field(default=512, ge=1)
     """Most memory that memberships may hold; the least recently used leaves first."""
+    column_megabytes: int = Field(default=256, ge=0)
+    """Most memory that columns of the tables may hold for the evaluations to come; what does not fit is scanned each
+    time; 0 keeps none."""
     profile_megabytes: int = Field(default=256, ge=0)
     """Largest table of users or devices whose rows a worker keeps in memory while it is asked for many; larger ones are
     scanned."""

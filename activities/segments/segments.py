@@ -17,7 +17,10 @@ import polars as pl
 from activities.meters import Meters, timed
 from activities.records.catalogue import Catalogue, ImportedSegment, Saved
 from activities.segments.compiler import Built, Imported, Snapshot, is_timeless, select_users
+from activities.segments.reads import readings_of
 from activities.tables.delta import Tables
+from activities.tables.kept_columns import KeptColumns, Reading
+from activities.tables.schema import TableName
 from workflows.conditions import Condition, FileRef, SegmentRef, walk
 from workflows.contracts import Versions
 from workflows.documents import SegmentDocument, digest_of
@@ -153,13 +156,22 @@ class Segments:
         catalogue: Where segments are saved.
         zone: The zone of calendar days where a segment names none.
         meters: Counts evaluations.
+        columns: Keeps columns of the tables for the next evaluation; null: each reads its own.
     """
 
-    def __init__(self, tables: Tables, catalogue: Catalogue, zone: str, meters: Meters | None = None) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        catalogue: Catalogue,
+        zone: str,
+        meters: Meters | None = None,
+        columns: KeptColumns | None = None,
+    ) -> None:
         self.meters = meters or Meters()
         self.tables = tables
         self.catalogue = catalogue
         self.zone = zone
+        self._columns = columns or KeptColumns(tables, 0)
 
     def versions(self) -> Versions:
         """Give the newest version of each table.
@@ -218,17 +230,28 @@ class Segments:
             The users, and from what they were worked out.
 
         Raises:
-            NotFoundError: A reference leads nowhere.
+            NotFoundError: A reference leads nowhere, or a version was vacuumed.
             StoreUnavailable: Tables or catalogue cannot be reached. Temporal retries.
         """
         read = versions or self.versions()
         meant = references or self.references(read, zone=zone)
         digest = meant.digest(condition)
-        lazy = select_users(condition, self.snapshot(read), as_of=as_of, zone=zone or self.zone, resolve=meant)
         with timed(self.meters.evaluations):
+            snapshot = self._kept_snapshot(read, readings_of(condition, meant, as_of))
+            lazy = select_users(condition, snapshot, as_of=as_of, zone=zone or self.zone, resolve=meant)
             users = self.tables.collect(lazy.select("user_id").sort("user_id"), engine="streaming")
         tables = {name: version for name, version in read.items() if not name.startswith(PIN)}
         return Evaluation(users, tables, as_of, digest, is_timeless(condition, meant), meant.pinned)
+
+    def _kept_snapshot(self, versions: Versions, readings: Mapping[TableName, Reading]) -> Snapshot:
+        """Open one version of each table, for what is read of it; the others are empty."""
+
+        def opened(name: TableName) -> pl.LazyFrame:
+            if name not in readings:
+                return self.tables.scan(name, -1)
+            return self._columns.frame(name, versions[name], readings[name])
+
+        return Snapshot(users=opened("users"), devices=opened("devices"), events=opened("events"))
 
 
 @lru_cache(maxsize=1024)

@@ -6,8 +6,10 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -51,6 +53,35 @@ MISSING_FILE = re.compile(rf"(?P<table>{'|'.join(TABLES)})/(?P<file>[^/\s]+\.par
 NOT_THERE = re.compile("No such file|[Nn]ot ?[Ff]ound")
 """What polars says, of a folder or of an object store, when a file of a table is gone: first the file itself, and
 perhaps another one afterwards, since it shares the connection to a bucket."""
+
+
+CASTS = pl.ScanCastOptions(
+    integer_cast="upcast",
+    float_cast=["upcast", "downcast"],
+    datetime_cast=["nanosecond-downcast", "millisecond-upcast", "convert-timezone"],
+    missing_struct_fields="insert",
+    extra_struct_fields="ignore",
+    categorical_to_string="allow",
+)
+"""What polars allows a file of a Delta table to hold in place of the table's own dtypes."""
+
+STATISTICS_STEP = timedelta(milliseconds=1)
+"""How exactly the log tells the newest instant of a file: cut off to a whole millisecond, while columns have micros."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A Parquet file of a table: it has one name for ever, and is never written again.
+
+    Attributes:
+        uri: Its path, or its address in an object store.
+        rows: How many it has.
+        newest: No value of the column `at` is later; None where the log does not say.
+    """
+
+    uri: str
+    rows: int
+    newest: datetime | None
 
 
 @contextmanager
@@ -161,6 +192,52 @@ class StoredTables:
         table = self._pin(name, version)
         with reaching(self.place(name)):
             return pl.scan_delta(table, storage_options=self._options)
+
+    def files(self, name: TableName, version: int) -> list[StoredFile] | None:
+        """Give the files that hold a version's rows, all of each.
+
+        Returns:
+            The files, or None where files alone do not tell the rows: the table was changed by others to have
+            partitions, deletion vectors or mapped columns, or its log does not count rows.
+
+        Raises:
+            NotFoundError: There is no such version.
+            StoreUnavailable: The store cannot be reached.
+        """
+        table = self._pin(name, version)
+        with reaching(self.place(name)):
+            if table.protocol().min_reader_version > 1 or table.metadata().partition_columns:
+                return None
+            uris = {uri.rpartition("/")[2]: uri for uri in table.file_uris()}
+            known = pl.DataFrame(table.get_add_actions(flatten=True))
+        newest = (
+            known.get_column("max.at") if known.schema.get("max.at") == DTYPES["instant"] else [None] * known.height
+        )
+        found = [
+            StoredFile(uri, rows, None if at is None else at + STATISTICS_STEP)
+            for path, rows, at in zip(known["path"], known["num_records"], newest, strict=True)
+            if (uri := uris.get(path.rpartition("/")[2])) is not None and rows is not None
+        ]
+        return found if len(found) == len(uris) == known.height else None
+
+    def scan_files(self, uris: Collection[str], schema: Mapping[str, pl.DataType]) -> pl.LazyFrame:
+        """Read some files lazily, as `scan` reads all of a version.
+
+        Args:
+            uris: Files of one table, at least one, as `files` names them.
+            schema: Columns of the table, with the dtypes that `scan` gives them.
+
+        Returns:
+            Those columns, the rows in the order of the files. Null where a file is older than a column.
+        """
+        return pl.scan_parquet(
+            list(uris),
+            schema=dict(schema),
+            cast_options=CASTS,
+            missing_columns="insert",
+            extra_columns="ignore",
+            storage_options=self._options,
+        )
 
     def schema(self, name: TableName, version: int | None = None) -> dict[str, Kind]:
         """Give a table's columns in order, each with its kind; the columns of `COLUMNS` when there is no table.
