@@ -37,6 +37,7 @@ class Meters:
         self.membership_bytes = meter.create_gauge(
             "journeys_membership_bytes", "Memory of the memberships kept, in bytes."
         )
+        self.column_bytes = meter.create_gauge("journeys_column_bytes", "Memory of the columns kept, in bytes.")
         self.commit_requests = meter.create_histogram(
             "journeys_ledger_commit_requests", "Requests that shared one commit of the ledger."
         )

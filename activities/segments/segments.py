@@ -240,6 +240,7 @@ class Segments:
             snapshot = self._kept_snapshot(read, readings_of(condition, meant, as_of))
             lazy = select_users(condition, snapshot, as_of=as_of, zone=zone or self.zone, resolve=meant)
             users = self.tables.collect(lazy.select("user_id").sort("user_id"), engine="streaming")
+        self.meters.column_bytes.set(self._columns.size_bytes)
         tables = {name: version for name, version in read.items() if not name.startswith(PIN)}
         return Evaluation(users, tables, as_of, digest, is_timeless(condition, meant), meant.pinned)
 
