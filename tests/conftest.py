@@ -17,8 +17,12 @@ from activities.records.database import Database
 from activities.records.ledger import Ledger
 from tests.commands import Commands, filled
 from tests.house import DEVICES, SAMPLE_DOCUMENTS, USERS, House, open_house
+from tests.notes import open_database
 from tests.postgres import PostgresServer, find_programs
 from workers.settings import Settings
+
+# Their assertions tell what they compared, as those of the test files do.
+pytest.register_assert_rewrite("tests.door", "tests.slow_journey", "tests.waiting")
 
 NAMESPACES, WHOLE_NAMESPACES = 600, 8
 
@@ -68,6 +72,16 @@ def postgres() -> Iterator[PostgresServer]:
     server = PostgresServer(programs)
     yield server
     server.remove()
+
+
+@pytest.fixture
+def hosts(postgres: PostgresServer) -> Iterator[tuple[Database, Database]]:
+    """Two hosts' databases: each has a writer and connections of its own."""
+    url = postgres.create()
+    found = open_database(url), open_database(url)
+    yield found
+    for one in found:
+        one.close()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -17,8 +17,8 @@ from temporalio.testing import WorkflowEnvironment
 
 from activities.life import stats_of
 from activities.records.reports import list_pushes
+from tests.door import DECIDING, until_at
 from tests.house import DEVICES, SAMPLE_DOCUMENTS, USERS, House, open_house
-from tests.test_user_journey import DECIDING, until_at
 from workers.engine import JourneyFailed
 from workers.operating import Operator
 from workflows.contracts import (

@@ -15,7 +15,7 @@ from activities.records.rows import pushes, steps, waits
 from tests.condition_tables import CONDITION
 from tests.house import House
 from tests.test_events import RUNS, left, open_journeys, rows
-from tests.test_waits import run_of, skip
+from tests.waiting import run_of, skip
 from tests.worker_that_dies import until
 from workflows.documents import SplitTest
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -12,38 +11,14 @@ import time
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
 
 from activities.tables.delta import Tables
 from activities.tables.imports import ImportedTable, ImportReport, import_table
-from activities.tables.schema import Kind
-from activities.tables.schema_files import read_schema
-from workflows.errors import DefinitionError, ImportRefused
-
-NOW = datetime(2026, 3, 1, tzinfo=UTC)
-
-
-class Desk:
-    """A person with files and tables."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.tables = Tables(folder / "tables")
-
-    def file(self, text: str, name: str = "file.csv") -> Path:
-        path = self.folder / name
-        path.write_text(text, newline="")
-        return path
-
-    def load(self, table: ImportedTable, text: str, name: str = "file.csv", **kinds: Kind) -> ImportReport:
-        return import_table(self.tables, table, self.file(text, name), now=NOW, schema_overrides=kinds)
-
-    def rows(self, table: ImportedTable, *columns: str) -> list[tuple[object, ...]]:
-        frame = self.tables.scan(table).collect()
-        return sorted(frame.select(columns or frame.columns).rows(), key=repr)
+from tests.desk import NOW, Desk
+from workflows.errors import ImportRefused
 
 
 @pytest.fixture
@@ -146,107 +121,6 @@ def test_the_last_of_repeated_ids_wins(desk: Desk) -> None:
     report = desk.load("users", "user_id,n\na,1\na,2\n a ,3\nb,4\n")
     assert report.warnings == ["2 rows repeat a user_id: the last one of each was taken"]
     assert desk.rows("users") == [("a", 3), ("b", 4)]
-
-
-@pytest.mark.parametrize(
-    ("cells", "found"),
-    [("x\ny", "string"), ("1.5\n2", "number"), ("yes\nno", "boolean"), ("2026-01-01\n", "date"), ("5 EUR\n", "price")],
-)
-def test_type_change_is_refused(desk: Desk, cells: str, found: str) -> None:
-    """A column whose values are of another kind than the stored one refuses the file, naming both, writing nothing."""
-    desk.load("users", "user_id,age\na,1\n")
-    lines = "".join(f"u{number},{cell}\n" for number, cell in enumerate(cells.split("\n")))
-    with pytest.raises(ImportRefused, match=f"'age' of the table users is of type integer.* of type {found}: .*line 2"):
-        desk.load("users", "user_id,age\n" + lines)
-    assert desk.rows("users") == [("a", 1)]
-
-
-def test_stored_kinds_and_overrides_win_over_inference(desk: Desk) -> None:
-    """Values that read as the stored kind, or the one asked for, are of that kind, whatever they look like."""
-    desk.load("users", "user_id,vip,code,size\na,1,12,3\n", vip="boolean", code="string", size="number")
-    desk.load("users", "user_id,vip,code,size\nb,0,034,4\n")
-    assert desk.rows("users") == [("a", True, "12", 3.0), ("b", False, "034", 4.0)]
-    with pytest.raises(ImportRefused, match="'vip' of the table users is of type boolean"):
-        desk.load("users", "user_id,vip\nc,1\n", vip="integer")
-    with pytest.raises(ImportRefused, match="no column 'vpi'"):
-        desk.load("users", "user_id,vip\nc,1\n", vpi="integer")
-
-
-@pytest.mark.parametrize("text", ["columns: {zip: string, app: Version}\n", "zip: string\napp: version # as it is\n"])
-def test_a_schema_file_decides_where_inference_would_guess(desk: Desk, text: str) -> None:
-    """Types from a YAML file win over what values look like, and a stored column of another type is refused."""
-    kinds = read_schema(desk.file(text, "types.yaml"))
-    assert kinds == {"zip": "string", "app": "version"}
-    desk.load("users", "user_id,zip,app,age\na,75001,1.10,3\n", **kinds)
-    assert desk.tables.schema("users") == {"user_id": "string", "zip": "string", "app": "version", "age": "integer"}
-    changed = read_schema(desk.file("columns:\n  age: string\n", "types.yaml"))
-    with pytest.raises(ImportRefused, match=r"'age' of the table users is of type integer, .* of type string: the"):
-        desk.load("users", "user_id,age\na,3\n", **changed)
-    with pytest.raises(ImportRefused, match="no column 'zpi'; the header is: 'user_id', 'zip'") as absent:
-        desk.load("users", "user_id,zip\na,1\n", **read_schema(desk.file("zpi: string\n", "types.yaml")))
-    assert "Rename 'zip' to 'zpi'" in absent.value.hint
-    assert desk.tables.version("users") == 0
-
-
-def test_faults_of_a_schema_file(desk: Desk) -> None:
-    """Each unknown type is a fault with its line and the nearest type; what is no schema says what one looks like."""
-    path = desk.file("columns:\n  zip: strnig\n  app: {is: version}\n  ok: date\nother: 1\n", "types.yaml")
-    with pytest.raises(DefinitionError) as wrong:
-        read_schema(path)
-    assert [(fault.path, fault.line, fault.message) for fault in wrong.value.faults] == [
-        ("other", 5, "beside `columns` nothing else is read"),
-        ("columns.zip", 2, "'strnig' is no type"),
-        ("columns.app", 3, "{'is': 'version'} is no type"),
-    ]
-    assert wrong.value.faults[1].hint == "did you mean `string`?"
-    assert wrong.value.faults[2].hint.startswith("the types are: integer, number, string")
-    with pytest.raises(DefinitionError, match=r"types\.yaml:2"):
-        read_schema(desk.file("a: string\na: date\n", "types.yaml"))
-    for empty in ("", "columns: {}\n", "- zip\n"):
-        with pytest.raises(ImportRefused, match="holds no types of columns"):
-            read_schema(desk.file(empty, "types.yaml"))
-    with pytest.raises(ImportRefused, match="cannot read"):
-        read_schema(desk.folder / "absent.yaml")
-
-
-def test_the_schema_option(desk: Desk) -> None:
-    """`journeys import --schema` types the columns, and a wrong schema imports nothing."""
-    desk.file("user_id,zip\na,75001\n", "users.csv")
-    desk.file("zip: string\n", "good.yaml")
-    desk.file("zip: strnig\n", "bad.yaml")
-
-    def run(schema: str) -> tuple[int, dict[str, Any]]:
-        command = [sys.executable, "-m", "scripts.cli", "import", "users", str(desk.folder / "users.csv"), "--json"]
-        done = subprocess.run(
-            [*command, "--schema", str(desk.folder / schema)],
-            cwd=Path(__file__).parent.parent,
-            env={**os.environ, "JOURNEYS_HOME": str(desk.folder)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        return done.returncode, json.loads(done.stdout)
-
-    status, failure = run("bad.yaml")
-    assert (status, failure["errors"][0]["line"], failure["errors"][0]["path"]) == (2, 1, "zip")
-    assert run("good.yaml")[1]["inserted"] == 1
-    assert desk.tables.schema("users")["zip"] == "string"
-
-
-def test_kinds_by_name(desk: Desk) -> None:
-    """Versions, languages and opt-in are what their names say: `1.10` is no number and `no` is Norwegian."""
-    report = desk.load("users", "user_id,app_version,language,opt_in,api_version\na,1.10,no,1,beta\n")
-    assert list(desk.tables.schema("users").values())[1:] == ["version", "string", "boolean", "string"]
-    assert report.warnings == ["the column 'api_version' is of type string, not version: 'beta' on line 2"]
-
-
-def test_columns_without_a_value(desk: Desk) -> None:
-    """A column of empty cells is left out with a warning, unless its kind is known: then it clears."""
-    report = desk.load("users", "user_id,plan\na,\n")
-    assert report.warnings == ["the column 'plan' has no value, so that its type is unknown: it was left out"]
-    desk.load("users", "user_id,plan\na,pro\n")
-    assert desk.load("users", "user_id,plan\na,\n").updated == 1
-    assert desk.rows("users") == [("a", None)]
 
 
 def test_devices_add_their_users(desk: Desk) -> None:

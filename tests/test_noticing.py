@@ -1,4 +1,4 @@
-"""Noticing: everybody inside is looked at once, in pages, on either database; unchanged answers cost no look."""
+"""Noticing: who waits is looked at once, in pages, on any database, and woken once; unchanged answers cost no look."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from temporalio.client import Client
 
 from activities.noticing import Notices
 from activities.records.admissions import Arrival
+from activities.records.reports import explain
+from activities.records.rows import hits, waits
 from activities.segments.memberships import Ids
-from tests.house import USERS, open_house
+from tests.house import USERS, House, at_rest, open_house
+from tests.test_events import RUNS, branches_of, connected, left, open_journeys, rows
+from tests.waiting import begin, look, run_of, save_wait, skip
+from tests.worker_that_dies import until
+from workers.opening import open_stores
 from workflows.contracts import Leave
 
 JOURNEY = """\
@@ -86,3 +92,99 @@ async def test_answers_that_stay_the_same_are_known(tmp_path: Path, monkeypatch:
         house.load("users", "user_id,plan\nu1,free\n")
         await notices.look(client, "waiting")
         assert len(read) == seen + 1
+
+
+async def test_a_run_is_woken_once(house: House) -> None:
+    """Who was woken a moment ago, or has noticed and waits out a fixed time, is not woken again; no other is."""
+    save_wait(house, "gone: {not_in_segment: {segment: paying}, next: came}", fixed="true")
+    await open_journeys(house, "waiting")
+    async with house.serving(RUNS) as client:
+        run = await begin(house, client)
+        await begin(house, client, "u4")
+        house.load("users", "user_id,plan\nu1,free\n")
+        assert await look(house, client) == 1
+        await until(lambda: len(rows(house, hits)) == 1)
+        assert await look(house, client) == 0
+        await skip(client, run, timedelta(days=1, seconds=1))
+        await left(house, "waiting", "u1")
+    assert branches_of(house, "waiting", "u1") == [["wait: gone", "came: next"]]
+    # While no worker answers, two looks of one process wake a run once.
+    house.load("users", "user_id,plan\nu4,free\n")
+    notices, client = Notices(house.stores), await connected(house)
+    assert await notices.look(client, "waiting") == 1
+    notices._looked.clear()
+    assert await notices.look(client, "waiting") == 0
+
+
+async def test_the_exit_condition_finds_whoever_waits(house: House) -> None:
+    """A user for whom an import makes `exit_when` true leaves from the middle of a delay of thirty days."""
+    house.save("""\
+        journey: waiting
+        exit_when: {attribute: plan, is: free}
+        entries: {start: {kind: trigger-entry, trigger: {event: begin}, next: hold}}
+        elements:
+          hold: {kind: time-delay, duration: 30d, next: done}
+          done: {kind: exit}
+        """)
+    await open_journeys(house, "waiting")
+    async with house.serving(RUNS) as client:
+        for user in ("u1", "u4"):
+            await house.engine.event(user, "begin", client=client)
+            await at_rest(client, run_of(client, user))
+        house.load("users", "user_id,plan\nu4,free\n")
+        assert await look(house, client) == 1
+        await left(house, "waiting", "u4")
+    reasons = {user: explain(house.stores.ledger.database, "waiting", user).runs[0].reason for user in ("u1", "u4")}
+    assert reasons == {"u1": None, "u4": "exit-criteria"}
+
+
+async def test_who_waits_by_an_old_answer_is_noticed(house: House) -> None:
+    """Whoever begins to wait by an answer that is a moment old is found by the next look, whatever changed."""
+    house.save("""\
+        journey: waiting
+        entries: {start: {kind: audience-entry, audience: {everyone: true}, next: hold}}
+        elements:
+          hold: {kind: time-delay, duration: 20s, next: wait}
+          wait:
+            kind: wait-for-trigger
+            up_to: 30d
+            branches: {freed: {not_in_segment: {segment: paying}, next: done}, not_triggered: done}
+          done: {kind: exit}
+        """)
+    await open_journeys(house, "waiting")
+    with open_stores(house.settings) as others:  # another worker's, who watches the journey
+        notices = Notices(others)
+        async with house.serving(RUNS) as client:
+
+            async def wait(user: str, number: int) -> None:
+                """Have a user come from the delay to the wait, as so many have."""
+                await skip(client, run_of(client, user), timedelta(seconds=21))
+                await until(lambda: len(rows(house, waits)) == number)
+                await at_rest(client, run_of(client, user))
+
+            for user in ("u4", "u1"):
+                await house.start_user(client, "waiting", user)
+                await at_rest(client, run_of(client, user))
+            await wait("u1", 1)
+            house.load("users", "user_id,plan\nu4,free\n")
+            assert await notices.look(client, "waiting") == 0
+            await wait("u4", 2)
+            assert branches_of(house, "waiting", "u4") == [["hold: next"]], "this answer is of before the import"
+            assert await notices.look(client, "waiting") == 0, "two looks at once are one"
+            notices._looked.clear()
+            assert await notices.look(client, "waiting") == 1
+            await left(house, "waiting", "u4")
+    assert branches_of(house, "waiting", "u1") == [["hold: next"]]
+
+
+async def test_a_running_journey_notices(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journey that runs looks at the tables for those who wait, again and again, though nobody tells it to."""
+    monkeypatch.setattr("activities.noticing.LOOK_SECONDS", 0.5)
+    save_wait(house, "freed: {not_in_segment: {segment: paying}, next: came}", up_to="30d")
+    async with house.serving() as client:
+        await house.engine.start("waiting", client=client)
+        for user in ("u1", "u4"):
+            await begin(house, client, user)
+        house.load("users", "user_id,plan\nu4,free\n")
+        await left(house, "waiting", "u4")
+    assert branches_of(house, "waiting", "u1") == [[]]

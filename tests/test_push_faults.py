@@ -128,7 +128,7 @@ async def test_accepted_and_then_nothing(
     calling: Calling, act: Any, purpose: Purpose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Accepted and then cut, or silent: the same counts at the peer as after a kill."""
-    monkeypatch.setattr("activities.push.delivery.RETRY_FLOOR_SECONDS", 0.2)
+    monkeypatch.setattr("activities.push.sending.RETRY_FLOOR_SECONDS", 0.2)
     calling.peer.next.extend([Behaviour(act=act)] * 2)
     stats = await calling.run(purpose)
     require = calling.require_once if purpose == "marketing" else calling.require_again

@@ -111,8 +111,8 @@ async def test_a_push_that_gives_up_lets_the_user_go_on(apple: Apple) -> None:
 
 async def test_wrong_credentials_are_loud_and_heal(apple: Apple, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused credentials stop the provider visibly, lose no push, and all is sent when the key is right again."""
-    monkeypatch.setattr("activities.push.delivery.BROKEN_SECONDS", 0.5)
-    monkeypatch.setattr("activities.push.delivery.RETRY_FLOOR_SECONDS", 0.2)
+    monkeypatch.setattr("activities.push.sending.BROKEN_SECONDS", 0.5)
+    monkeypatch.setattr("activities.push.sending.RETRY_FLOOR_SECONDS", 0.2)
     apple.save("devices: {attribute: app_version, at_least: 3.10.0}")
     team, apple.peer.team_id = apple.peer.team_id, "SOMEBODYELSE"
     run = asyncio.create_task(apple.run())

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from activities.segments.seglang import DEPTH_LIMIT, FOREIGN, OPERATORS, read_seglang
+from activities.segments.seglang import FOREIGN, OPERATORS, read_seglang
+from activities.segments.seglang_syntax import DEPTH_LIMIT
 from activities.tables.schema import Kind, Schema
 from scripts.cli import run
 from tests.condition_tables import CONDITION, Tables, condition, euros, instant

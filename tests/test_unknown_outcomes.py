@@ -42,7 +42,7 @@ async def test_marketing_is_not_sent_again_after_an_unknown_outcome(apple: Apple
 
 async def test_transactional_is_sent_again_with_the_same_id(apple: Apple, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transactional push whose answer never came is sent again under the same apns-id, and its answer settles it."""
-    monkeypatch.setattr("activities.push.delivery.RETRY_FLOOR_SECONDS", 0.2)
+    monkeypatch.setattr("activities.push.sending.RETRY_FLOOR_SECONDS", 0.2)
     apple.save("purpose: transactional\ndevices: {attribute: app_version, at_least: 3.10.0}")
     apple.peer.next.append(Behaviour(act="accept and swallow"))
     stats = await apple.run()

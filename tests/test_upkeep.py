@@ -1,4 +1,4 @@
-"""Upkeep of the audience tables: by hand, by a schedule, and never at the cost of what still needs a version."""
+"""Upkeep, by hand and by a schedule: the ledger forgets what is long over, and tells what a table is needed for."""
 
 from __future__ import annotations
 
@@ -10,145 +10,24 @@ import sys
 import time
 from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import polars as pl
 import pytest
 from sqlalchemy import Connection, select
 from temporalio.client import Client, ScheduleOverlapPolicy, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.service import RPCError
 
-from activities.push.claims import dead_addresses
 from activities.records.admissions import Arrival
 from activities.records.ledger import Evidence
 from activities.records.rows import held, hits, instant, taken, waits
-from activities.tables.delta import Tables
-from activities.tables.schema import TableName
-from activities.tables.tidying import tidy
 from activities.upkeep import needed_versions, tidy_tables
 from scripts.cli import run
 from tests.house import House
 from workflows.contracts import JOURNEYS_QUEUE, Audience, Leave, Outcome, Visit
-from workflows.errors import ImportRefused, NotFoundError, StoreUnavailable
-from workflows.upkeep import TidiedTable, UpkeepInput, UpkeepReport
+from workflows.upkeep import UpkeepInput, UpkeepReport
 
-NONE = timedelta(0)
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def tables(tmp_path: Path) -> Tables:
-    return Tables(tmp_path / "tables")
-
-
-def users(*ids: str, plan: str = "free") -> pl.DataFrame:
-    return pl.DataFrame({"user_id": ids, "plan": [plan] * len(ids)}, schema={"user_id": pl.String, "plan": pl.String})
-
-
-def tidied(
-    tables: Tables, needed: tuple[int, ...] = (), retain: timedelta = NONE, *, dry_run: bool = False
-) -> TidiedTable:
-    found = tidy(tables, "users", retain=retain, needed=needed, now=datetime.now(UTC), dry_run=dry_run)
-    assert found is not None
-    return found
-
-
-def rows(tables: Tables, version: int | None = None, name: TableName = "users") -> list[tuple[Any, ...]]:
-    return sorted(tables.collect(tables.scan(name, version)).rows(), key=repr)
-
-
-def test_compaction_changes_no_row_and_is_one_commit(tables: Tables) -> None:
-    """Many small files become one in one commit, with the same rows; what was replaced stays for its time."""
-    for number in range(6):
-        tables.append("users", users(f"u{number}"))
-    before = rows(tables)
-    foretold = tidied(tables, retain=DAY, dry_run=True)
-    assert (foretold.version, foretold.files_before, foretold.files_after, foretold.vacuumed) == (5, 6, 1, 0)
-    done = tidied(tables, retain=DAY)
-    assert done.model_dump() == {"table": "users", "version": 6, "files_before": 6, "files_after": 1, "vacuumed": 0}
-    assert rows(tables) == before
-    assert [len(rows(tables, version)) for version in range(7)] == [1, 2, 3, 4, 5, 6, 6]
-    again = tidied(tables, retain=DAY)
-    assert (again.version, again.files_before, again.files_after) == (6, 1, 1)
-
-
-def test_vacuum_removes_what_nothing_needs_and_says_so(tables: Tables) -> None:
-    """Replaced files go after their time; the newest version stays whole; an older one is refused as vacuumed."""
-    for plan in ("free", "paid", "pro"):
-        tables.upsert("users", users("a", "b", plan=plan), "user_id")
-    scanned_before = tables.scan("users", 0)
-    assert tidied(tables, dry_run=True).vacuumed == 2
-    assert tidied(tables, retain=DAY).vacuumed == 0
-    assert rows(tables, 0) == [("a", "free"), ("b", "free")]
-    assert tidied(tables).vacuumed == 2
-    assert rows(tables) == [("a", "pro"), ("b", "pro")]
-    with pytest.raises(NotFoundError, match="version 0 of the table users was vacuumed") as refused:
-        tables.collect(scanned_before)
-    assert refused.value.code == "vacuumed"
-    assert "newest version" in refused.value.hint
-    with pytest.raises(NotFoundError, match="version 1 of the table users was vacuumed"):
-        Tables(tables.root).row_count("users", 1)
-    assert tidied(tables).version == tables.version("users"), "a vacuum that finds nothing commits nothing"
-
-
-def test_a_version_whose_log_is_gone_was_vacuumed(tables: Tables) -> None:
-    """A version that the log has forgotten is refused as vacuumed; one that never was, as unknown."""
-    for number in range(4):
-        tables.append("users", users(f"u{number}"))
-    tables.handle("users", 3).create_checkpoint()
-    for version in range(3):
-        (Path(tables.place("users")) / "_delta_log" / f"{version:020}.json").unlink()
-    fresh = Tables(tables.root)
-    with pytest.raises(NotFoundError, match="version 1 of the table users was vacuumed"):
-        fresh.scan("users", 1)
-    with pytest.raises(NotFoundError, match="no version 9"):
-        fresh.scan("users", 9)
-    assert len(rows(fresh)) == 4
-
-
-def test_a_file_that_the_newest_version_needs_is_no_vacuum(tables: Tables) -> None:
-    """A damaged table is a store that cannot be used, which is retried, and never taken for a vacuumed version."""
-    tables.append("users", users("a"))
-    next(Path(tables.place("users")).glob("*.parquet")).unlink()
-    with pytest.raises(StoreUnavailable, match="No such file"):
-        tables.row_count("users")
-
-
-def test_needed_versions_survive(tables: Tables) -> None:
-    """A needed version, and all that are newer, stay readable whatever the retention; older ones go."""
-    for plan in ("a", "b", "c", "d"):
-        tables.upsert("users", users("u", plan=plan), "user_id")
-        time.sleep(0.01)
-    assert tidied(tables, needed=(1, 77)).vacuumed == 0
-    assert [rows(tables, version) for version in (1, 2, 3)] == [[("u", "b")], [("u", "c")], [("u", "d")]]
-    assert tidied(tables).vacuumed == 3
-
-
-def test_a_killed_imports_leavings_go_after_a_day(tables: Tables) -> None:
-    """A file that no commit names stays while it may belong to an import under way, and goes after a day."""
-    tables.append("users", users("a"))
-    stray = Path(tables.place("users")) / "part-00000-stray-c000.snappy.parquet"
-    stray.write_bytes(b"half a file")
-    assert tidied(tables).vacuumed == 0
-    os.utime(stray, (time.time() - 2 * 86_400,) * 2)
-    assert tidied(tables, retain=timedelta(hours=1)).vacuumed == 0
-    assert tidied(tables, retain=DAY).vacuumed == 1
-    assert not stray.exists()
-    assert len(rows(tables)) == 1
-
-
-def test_members_of_saved_versions_survive(house: House) -> None:
-    """Compaction and vacuum leave each saved version of an imported segment whole."""
-    for user in ("u1", "u2", "u3"):
-        house.stores.tables.append("members", pl.DataFrame({"import_id": [user], "user_id": [user]}), once=user)
-    now = datetime.now(UTC)
-    done = tidy(house.stores.tables, "members", retain=NONE, needed=(), now=now, dry_run=False)
-    assert done is not None
-    assert (done.files_before, done.files_after, done.vacuumed) == (3, 1, 3)
-    found = house.stores.tables.collect(house.stores.tables.scan("members").filter(import_id="u2"))
-    assert found["user_id"].to_list() == ["u2"]
 
 
 async def test_what_the_ledger_still_needs(house: House) -> None:
@@ -267,110 +146,6 @@ async def test_the_ledger_forgets_waits_of_those_who_left(house: House, monkeypa
         left = ledger.database.read(lambda connection, query=query: connection.execute(query).scalars().all())
         assert sorted(left) == sorted(admitted[5:])
     assert tidy_tables(house.stores, UpkeepInput()).waits == 0
-
-
-DEVICES = """\
-device_id,user_id,platform,provider,token,last_seen,opt_in
-p1,u1,ios,apns,aa,2026-03-01T10:00:00Z,true
-p2,u2,ios,apns,bb,2026-03-01T10:00:00Z,true
-p3,u3,ios,apns,cc,,true
-p4,u4,android,,dd,,true
-"""
-"""Four devices more; the last one's provider is the default, the outbox."""
-
-
-def call_dead(house: House, device: str, token: str, since: str, provider: str = "apns") -> None:
-    """Write an address down as `settle` does when a provider calls it dead."""
-    row = {"device_id": device, "provider": provider, "token": token, "since": since, "detail": "410 Unregistered"}
-    house.stores.ledger.database.write_now(lambda connection: connection.execute(dead_addresses.insert(), row))
-
-
-def reached(house: House) -> set[str]:
-    """Give the reachable devices of ours, asked for a whole table and for single users, which must agree."""
-    stores, users = house.stores, [f"u{number}" for number in range(1, 7)]
-    whole = stores.tables.collect(stores.profiles.reachable(stores.tables.scan("devices")))["device_id"].to_list()
-    profiles = stores.profiles.read(users, None, "UTC", datetime.now(UTC)).values()
-    assert sorted(whole) == sorted(str(device["device_id"]) for profile in profiles for device in profile.devices)
-    return {device for device in whole if device.startswith("p")}
-
-
-def test_dead_addresses_move_into_the_table(house: House) -> None:
-    """Dead in the ledger, then in the table, then in the table alone: the same devices are reachable all the time."""
-    house.load("devices", DEVICES)
-    assert reached(house) == {"p1", "p2", "p3", "p4"}
-    call_dead(house, "p1", "aa", "2026-03-01T12:00:00.000000Z")
-    call_dead(house, "p2", "bb", "2026-03-01T09:00:00.000000Z")  # seen since
-    call_dead(house, "p3", "former", "2026-03-01T12:00:00.000000Z")  # another address by now
-    call_dead(house, "p4", "dd", "2026-03-01T12:00:00.000000Z")  # at another provider
-    call_dead(house, "p9", "xx", "2026-03-01T12:00:00.000000Z")  # nobody knows it
-    assert reached(house) == {"p2", "p3", "p4"}
-    assert tidy_tables(house.stores, UpkeepInput(dry_run=True)).dead_devices == 1
-    assert "dead_since" not in house.stores.tables.schema("devices")
-    assert tidy_tables(house.stores, UpkeepInput()).dead_devices == 1
-    stored = house.stores.tables.collect(
-        house.stores.tables.scan("devices").filter(pl.col("dead_address").is_not_null())
-    )
-    assert stored.select("device_id", "token", "dead_address", "dead_since").rows() == [
-        ("p1", "aa", "apns:aa", datetime(2026, 3, 1, 12, tzinfo=UTC))
-    ]
-    assert [one[0] for one in house.stores.claims.all_dead()] == ["p1"], "who reads the version before finds it"
-    assert reached(house) == {"p2", "p3", "p4"}
-    assert tidy_tables(house.stores, UpkeepInput()).dead_devices == 0
-    assert house.stores.claims.all_dead() == []
-    assert reached(house) == {"p2", "p3", "p4"}
-    version = house.stores.tables.version("devices")
-    assert tidy_tables(house.stores, UpkeepInput()).dead_devices == 0
-    assert house.stores.tables.version("devices") == version, "nothing to write, no commit"
-
-
-def test_registering_again_revives_a_dead_device(house: House) -> None:
-    """The same file again leaves it dead; seen after the provider's instant, or another address, revives it."""
-    house.load("devices", DEVICES)
-    for device, token in (("p1", "aa"), ("p2", "bb"), ("p3", "cc")):
-        call_dead(house, device, token, "2026-03-01T12:00:00.000000Z")
-    for _ in range(2):
-        tidy_tables(house.stores, UpkeepInput())
-    assert house.stores.claims.all_dead() == []
-    house.load("devices", DEVICES)
-    assert reached(house) == {"p4"}
-    house.load("devices", "device_id,user_id,platform,last_seen\np1,u1,ios,2026-03-01T11:59:59Z\n")
-    assert reached(house) == {"p4"}
-    house.load("devices", "device_id,user_id,platform,last_seen\np1,u1,ios,2026-03-01T12:00:01Z\n")
-    assert reached(house) == {"p1", "p4"}
-    house.load("devices", "device_id,user_id,platform,token\np2,u2,ios,new\n")
-    assert reached(house) == {"p1", "p2", "p4"}
-    house.load("devices", "device_id,user_id,platform,provider\np3,u3,ios,fcm\n")
-    assert reached(house) == {"p1", "p2", "p3", "p4"}, "what one provider refuses says nothing of another"
-    call_dead(house, "p1", "aa", "2026-03-02T12:00:00.000000Z")
-    assert reached(house) == {"p2", "p3", "p4"}
-    assert tidy_tables(house.stores, UpkeepInput()).dead_devices == 1
-    tidy_tables(house.stores, UpkeepInput())
-    assert reached(house) == {"p2", "p3", "p4"}, "dead again, later"
-    with pytest.raises(ImportRefused, match="'dead_since' is kept by the engine"):
-        house.load("devices", "device_id,user_id,platform,dead_since\np1,u1,ios,\n")
-
-
-def test_an_import_in_between_is_not_lost(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Marking starts again when an import commits first: the revived device stays alive, and no import is undone."""
-    house.load("devices", DEVICES)
-    call_dead(house, "p1", "aa", "2026-03-01T12:00:00.000000Z")
-    call_dead(house, "p3", "cc", "2026-03-01T12:00:00.000000Z")
-    tables, merge = house.stores.tables, Tables._merge
-
-    def late(self: Tables, *args: Any, **kwargs: Any) -> None:
-        if self is tables:
-            monkeypatch.setattr(Tables, "_merge", merge)
-            other = Tables(tables.root)
-            row = {"device_id": "p1", "last_seen": datetime(2026, 3, 1, 13, tzinfo=UTC)}
-            schema = {"device_id": pl.String, "last_seen": pl.Datetime("us", "UTC")}
-            other.upsert("devices", pl.DataFrame([row], schema=schema), "device_id")
-        merge(self, *args, **kwargs)
-
-    monkeypatch.setattr(Tables, "_merge", late)
-    assert tidy_tables(house.stores, UpkeepInput()).dead_devices == 1
-    assert reached(house) == {"p1", "p2", "p4"}
-    tidy_tables(house.stores, UpkeepInput())
-    assert (reached(house), house.stores.claims.all_dead()) == ({"p1", "p2", "p4"}, [])
 
 
 def command(house: House, *arguments: str) -> tuple[int, dict[str, Any]]:

@@ -4,60 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
-from temporalio.client import Client, WorkflowHandle
-from temporalio.testing import TimeSkipper
 
-from activities.noticing import Notices
 from activities.records.reports import explain
 from activities.records.rows import hits, pushes, taken, waits
-from tests.house import House, at_rest, events_of
+from tests.house import House, events_of
 from tests.test_events import RUNS, branches_of, connected, example, left, open_journeys, rows, titles
+from tests.waiting import begin, run_of, save_wait, skip
 from tests.worker_that_dies import other_process, until
-from workers.opening import open_stores
-from workflows.contracts import PUSH_QUEUE, USERS_QUEUE, EventGiven, user_workflow_id
+from workflows.contracts import PUSH_QUEUE, USERS_QUEUE, EventGiven
 from workflows.documents import ConditionSplit
-
-ENTRY = "{kind: trigger-entry, trigger: {event: begin}, next: wait}"
-
-
-def save_wait(house: House, branches: str, *, up_to: str = "1d", fixed: str = "false", more: str = "") -> None:
-    """Save the journey `waiting`: entered by `begin`, it waits, and leaves by an exit named as the branch."""
-    house.save(f"""\
-        journey: waiting
-        reentry: after_exit
-        entries: {{start: {ENTRY}}}
-        elements:
-          wait:
-            kind: wait-for-trigger
-            up_to: {up_to}
-            fixed: {fixed}
-            branches: {{{branches}, not_triggered: late}}
-          came: {{kind: push, message: {{title: "{{{{ waited.wait.n | default: 'none' }}}}", body: b}}, next: done}}
-          late: {{kind: exit}}
-          done: {{kind: exit}}
-          {more}
-        """)
-
-
-def run_of(client: Client, user: str, journey: str = "waiting", key: str = "") -> WorkflowHandle[Any, Any]:
-    return client.get_workflow_handle(user_workflow_id(journey, user, key))
-
-
-async def begin(house: House, client: Client, user: str = "u1", **properties: Any) -> WorkflowHandle[Any, Any]:
-    """Enter `waiting`, and return when the wait has begun."""
-    before = len(rows(house, waits))
-    assert (await house.engine.event(user, "begin", properties=properties, client=client)).started == 1
-    await until(lambda: len(rows(house, waits)) > before)
-    await at_rest(client, run := run_of(client, user))
-    return run
-
-
-async def skip(client: Client, handle: WorkflowHandle[Any, Any], lasting: timedelta) -> None:
-    """Have a run's clock go on by a time at once."""
-    await asyncio.wait_for(TimeSkipper(client).fast_forward(handle, lasting), 30)
 
 
 async def test_the_cart_example(house: House) -> None:
@@ -306,182 +263,6 @@ async def test_a_split_sees_the_event_by_which_its_user_entered(house: House) ->
         await house.engine.event("u1", "purchase", client=client)
         await left(house, "buying", "u1")
     assert branches_of(house, "buying", "u1") == [["buyer: users_in_segment"]]
-
-
-async def look(house: House, client: Client, journey: str = "waiting") -> int:
-    """Look at the tables for all who wait, as whoever watches the journey does."""
-    return await Notices(house.stores).look(client, journey)
-
-
-async def test_waits_for_segments(house: House) -> None:
-    """A wait ends at once when an event brings the user into a segment, and when an import does it is noticed."""
-    save_wait(
-        house,
-        "spent: {in_segment: {event: purchase, count: {at_least: 2}}, next: came}, "
-        "freed: {not_in_segment: {segment: paying}, next: late}",
-        up_to="30d",
-    )
-    await open_journeys(house, "waiting")
-    engine = house.engine
-    async with house.serving(RUNS) as client:
-        runs = {user: await begin(house, client, user) for user in ("u1", "u4", "u6")}
-        await engine.event("u1", "purchase", client=client)
-        await engine.event("u1", "purchase", client=client)
-        await left(house, "waiting", "u1")
-        assert await look(house, client) == 0
-        house.load("users", "user_id,plan\nu4,free\n")
-        assert await look(house, client) == 1
-        await left(house, "waiting", "u4")
-        assert branches_of(house, "waiting", "u6") == [[]]
-        kinds = await events_of(client, runs["u6"].id)
-        assert (kinds.count("timer_fired"), kinds.count("workflow_execution_signaled")) == (0, 0)
-    assert branches_of(house, "waiting", "u1") == [["wait: spent", "came: next"]]
-    assert branches_of(house, "waiting", "u4") == [["wait: freed"]]
-    step = explain(house.stores.ledger.database, "waiting", "u4").runs[0].steps[0]
-    assert "not in 'paying'" in step.because
-    assert (step.tables or {})["users"] == house.stores.tables.version("users")
-
-
-async def test_the_moment_at_which_time_ends_a_wait(house: House) -> None:
-    """A wait ends at the very moment at which time alone changes the answer for its user, and looks at no other."""
-    bought = datetime.now(UTC) - timedelta(days=1, hours=19)
-    house.load("events", f"user_id,event,at\nu1,purchase,{bought:%Y-%m-%dT%H:%M:%SZ}\nu4,look,2026-01-01T00:00:00Z\n")
-    lately = "{event: purchase, within_last: 7d}"
-    save_wait(house, f"cold: {{not_in_segment: {lately}, next: came}}", up_to="30d")
-    await open_journeys(house, "waiting")
-    async with house.serving(RUNS) as client:
-        run = await begin(house, client)
-        await begin(house, client, "u4")
-        await left(house, "waiting", "u4")  # who never bought is out of the segment already
-        await skip(client, run, timedelta(days=5, hours=4, minutes=59))
-        assert branches_of(house, "waiting", "u1") == [[]]
-        assert (await events_of(client, run.id)).count("timer_fired") == 0
-        await skip(client, run, timedelta(minutes=2))
-        await left(house, "waiting", "u1")
-    step = explain(house.stores.ledger.database, "waiting", "u1").runs[0].steps[0]
-    late = step.at - (bought + timedelta(days=7))
-    assert timedelta() < late < timedelta(seconds=30), late
-
-
-async def test_a_window_that_an_event_moves(house: House) -> None:
-    """Another event moves the moment: the wait ends when the last one leaves the window, not when the first does."""
-    save_wait(house, "cold: {not_in_segment: {event: purchase, within_last: 2h}, next: came}", up_to="1d")
-    house.load("events", f"user_id,event,at\nu1,purchase,{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n")
-    await open_journeys(house, "waiting")
-    async with house.serving(RUNS) as client:
-        run = await begin(house, client)
-        await house.engine.event("u1", "purchase", at=datetime.now(UTC) + timedelta(minutes=90), client=client)
-        await skip(client, run, timedelta(hours=3))
-        assert branches_of(house, "waiting", "u1") == [[]]
-        await skip(client, run, timedelta(minutes=31))
-        await left(house, "waiting", "u1")
-    assert branches_of(house, "waiting", "u1") == [["wait: cold", "came: next"]]
-
-
-async def test_a_run_is_woken_once(house: House) -> None:
-    """Who was woken a moment ago, or has noticed and waits out a fixed time, is not woken again; no other is."""
-    save_wait(house, "gone: {not_in_segment: {segment: paying}, next: came}", fixed="true")
-    await open_journeys(house, "waiting")
-    async with house.serving(RUNS) as client:
-        run = await begin(house, client)
-        await begin(house, client, "u4")
-        house.load("users", "user_id,plan\nu1,free\n")
-        assert await look(house, client) == 1
-        await until(lambda: len(rows(house, hits)) == 1)
-        assert await look(house, client) == 0
-        await skip(client, run, timedelta(days=1, seconds=1))
-        await left(house, "waiting", "u1")
-    assert branches_of(house, "waiting", "u1") == [["wait: gone", "came: next"]]
-    # While no worker answers, two looks of one process wake a run once.
-    house.load("users", "user_id,plan\nu4,free\n")
-    notices, client = Notices(house.stores), await connected(house)
-    assert await notices.look(client, "waiting") == 1
-    notices._looked.clear()
-    assert await notices.look(client, "waiting") == 0
-
-
-async def test_the_exit_condition_finds_whoever_waits(house: House) -> None:
-    """A user for whom an import makes `exit_when` true leaves from the middle of a delay of thirty days."""
-    house.save("""\
-        journey: waiting
-        exit_when: {attribute: plan, is: free}
-        entries: {start: {kind: trigger-entry, trigger: {event: begin}, next: hold}}
-        elements:
-          hold: {kind: time-delay, duration: 30d, next: done}
-          done: {kind: exit}
-        """)
-    await open_journeys(house, "waiting")
-    async with house.serving(RUNS) as client:
-        for user in ("u1", "u4"):
-            await house.engine.event(user, "begin", client=client)
-            await at_rest(client, run_of(client, user))
-        house.load("users", "user_id,plan\nu4,free\n")
-        assert await look(house, client) == 1
-        await left(house, "waiting", "u4")
-    reasons = {user: explain(house.stores.ledger.database, "waiting", user).runs[0].reason for user in ("u1", "u4")}
-    assert reasons == {"u1": None, "u4": "exit-criteria"}
-
-
-async def test_who_waits_by_an_old_answer_is_noticed(house: House) -> None:
-    """Whoever begins to wait by an answer that is a moment old is found by the next look, whatever changed."""
-    house.save("""\
-        journey: waiting
-        entries: {start: {kind: audience-entry, audience: {everyone: true}, next: hold}}
-        elements:
-          hold: {kind: time-delay, duration: 20s, next: wait}
-          wait:
-            kind: wait-for-trigger
-            up_to: 30d
-            branches: {freed: {not_in_segment: {segment: paying}, next: done}, not_triggered: done}
-          done: {kind: exit}
-        """)
-    await open_journeys(house, "waiting")
-    with open_stores(house.settings) as others:  # another worker's, who watches the journey
-        notices = Notices(others)
-        async with house.serving(RUNS) as client:
-
-            async def wait(user: str, number: int) -> None:
-                """Have a user come from the delay to the wait, as so many have."""
-                await skip(client, run_of(client, user), timedelta(seconds=21))
-                await until(lambda: len(rows(house, waits)) == number)
-                await at_rest(client, run_of(client, user))
-
-            for user in ("u4", "u1"):
-                await house.start_user(client, "waiting", user)
-                await at_rest(client, run_of(client, user))
-            await wait("u1", 1)
-            house.load("users", "user_id,plan\nu4,free\n")
-            assert await notices.look(client, "waiting") == 0
-            await wait("u4", 2)
-            assert branches_of(house, "waiting", "u4") == [["hold: next"]], "this answer is of before the import"
-            assert await notices.look(client, "waiting") == 0, "two looks at once are one"
-            notices._looked.clear()
-            assert await notices.look(client, "waiting") == 1
-            await left(house, "waiting", "u4")
-    assert branches_of(house, "waiting", "u1") == [["hold: next"]]
-
-
-async def test_a_running_journey_notices(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A journey that runs looks at the tables for those who wait, again and again, though nobody tells it to."""
-    monkeypatch.setattr("activities.noticing.LOOK_SECONDS", 0.5)
-    save_wait(house, "freed: {not_in_segment: {segment: paying}, next: came}", up_to="30d")
-    async with house.serving() as client:
-        await house.engine.start("waiting", client=client)
-        for user in ("u1", "u4"):
-            await begin(house, client, user)
-        house.load("users", "user_id,plan\nu4,free\n")
-        await left(house, "waiting", "u4")
-    assert branches_of(house, "waiting", "u1") == [[]]
-
-
-async def test_a_user_who_is_in_the_segment_already(house: House) -> None:
-    """Who is in the segment on arrival passes at once."""
-    save_wait(house, "payer: {in_segment: {segment: paying}, next: came}")
-    await open_journeys(house, "waiting")
-    async with house.serving(RUNS) as client:
-        await begin(house, client)
-        await left(house, "waiting", "u1")
-    assert branches_of(house, "waiting", "u1") == [["wait: payer", "came: next"]]
 
 
 async def test_a_worker_killed_as_the_wait_begins(house: House) -> None:

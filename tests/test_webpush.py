@@ -1,42 +1,24 @@
-"""Web Push: what each answer means, who may be posted to, and that browsers can read what is sent."""
+"""Web Push: what each answer means, and that browsers can read what is sent."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import socket
-import subprocess
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from yarl import URL
 
-from activities.push.provider import Notification, PayloadTooLarge, Target, Verdict
-from activities.push.webpush import ANSWERS, HOSTS, STATUSES, WebPush, WebPushConfig, is_allowed, topic
-from tests.certificates import (
-    Authority,
-    Certificate,
-    account_key,
-    make_authority,
-    private_pem,
-    server_certificate,
-    signing_key,
-)
+from activities.push.provider import PayloadTooLarge, Verdict
+from activities.push.webpush import ANSWERS, STATUSES, WebPush, WebPushConfig, topic
+from tests.certificates import account_key, private_pem, signing_key
 from tests.http_peer import Behaviour
-from tests.webpush_peer import WebPushPeer, encoded, point, said
+from tests.webpush_peer import encoded, point, said
+from tests.webpush_site import SUBJECT, Site, make_site, notification, target
 from workflows.errors import PushError
-
-SUBJECT = "mailto:push@example.com"
-PACKAGE = "web-push@3.6.7"
 
 DEAD, BAD, CONFIG, RETRY = Verdict.TOKEN_DEAD, Verdict.MESSAGE_BAD, Verdict.CONFIG_BAD, Verdict.RETRY
 
@@ -86,52 +68,9 @@ DOCUMENTED: dict[str, tuple[Behaviour, Verdict, float | None]] = {
 """What the browsers' services document, and the outcome that the specification wants of each."""
 
 
-@dataclass(frozen=True)
-class Site:
-    """What all peers of this file share."""
-
-    authority: Authority
-    certificate: Certificate
-    key: EllipticCurvePrivateKey
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[WebPushPeer]:
-        async with WebPushPeer().serving(self.certificate.context()) as peer:
-            yield peer
-
-    @asynccontextmanager
-    async def client(self, *peers: WebPushPeer, clock: Any = time.time, **other: Any) -> AsyncIterator[WebPush]:
-        config = WebPushConfig(
-            **{
-                "key": private_pem(self.key),
-                "subject": SUBJECT,
-                "hosts": tuple(f"{host}:{peer.port}" for peer in peers for host in ("127.0.0.1", "localhost")),
-                "ca_file": self.authority.ca_file,
-                **other,
-            }
-        )
-        client = WebPush(config, clock=clock)
-        try:
-            yield client
-        finally:
-            await client.close()
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    authority = make_authority(tmp_path_factory.mktemp("authority"))
-    return Site(authority, server_certificate(authority), signing_key())
-
-
-def notification(**other: Any) -> Notification:
-    push_id = other.setdefault("push_id", "5b0c4b4e-0000-4000-8000-000000000001")
-    return Notification(
-        **{"title": "Bonjour", "body": "Vos points expirent", "data": {"push_id": push_id, "journey": "j"}, **other}
-    )
-
-
-def target(subscription: str) -> Target:
-    return Target(device_id="d1", user_id="u1", platform="web", token=subscription)
+    return make_site(tmp_path_factory.mktemp("authority"))
 
 
 async def test_each_documented_answer_has_its_outcome(site: Site) -> None:
@@ -249,90 +188,6 @@ async def test_a_subscription_of_another_key_is_told_from_a_wrong_key(site: Site
         assert (await push.send(notification(), foreign)).verdict is CONFIG, "the signature is new"
 
 
-async def test_only_allowed_hosts_are_posted_to(site: Site) -> None:
-    """An endpoint elsewhere, on another port, without TLS or with a name in it is refused unsent; so are redirects."""
-    async with site.serving() as peer, site.serving() as inside, site.client(peer) as push:
-        good = json.loads(peer.subscribe())
-        path = URL(good["endpoint"]).path
-        for endpoint in (
-            f"{inside.url}{path}",
-            f"http://127.0.0.1:{peer.port}{path}",
-            f"https://user@127.0.0.1:{peer.port}{path}",
-            f"https://127.0.0.1:{peer.port}@127.0.0.1:{inside.port}{path}",
-            f"https://[::1]:{peer.port}{path}",
-            f"https://fcm.googleapis.com.evil.example{path}",
-            "https://fcm.googleapis.com:8443/x",
-            "https://169.254.169.254/latest/meta-data",
-            f"ftp://127.0.0.1:{peer.port}{path}",
-        ):
-            answer = await push.send(notification(), target(json.dumps({**good, "endpoint": endpoint})))
-            assert answer.verdict is BAD, endpoint
-            assert "is not allowed" in answer.detail
-        peer.default = Behaviour(307, b"", {"Location": f"{inside.url}{path}"})
-        assert (await push.send(notification(), target(json.dumps(good)))).verdict is BAD
-        assert (len(peer.received), len(inside.received)) == (1, 0)
-
-
-def test_the_list_of_hosts_means_what_it_says() -> None:
-    """Names match whole, `*.` matches below and not the name itself, ports and http only where the list names them."""
-    allowed = [
-        "https://fcm.googleapis.com/fcm/send/x",
-        "https://FCM.googleapis.com:443/x",
-        "https://updates.push.services.mozilla.com/wpush/v2/x",
-        "https://eu.push.services.mozilla.com/x",
-        "https://wns2-par02p.notify.windows.com/w/?token=x",
-        "https://web.push.apple.com/x",
-        "https://eu.push.apple.com/x",
-    ]
-    refused = [
-        "https://googleapis.com/x",
-        "https://xfcm.googleapis.com/x",
-        "https://notify.windows.com/x",
-        "https://evilnotify.windows.com/x",
-        "https://notify.windows.com.evil.example/x",
-        "http://fcm.googleapis.com/x",
-        "//fcm.googleapis.com/x",
-        "fcm.googleapis.com/x",
-        "https:///x",
-        "https://evil.example#@fcm.googleapis.com/x",
-    ]
-    assert [one for one in allowed if not is_allowed(URL(one), HOSTS)] == []
-    assert [one for one in refused if is_allowed(URL(one), HOSTS)] == []
-    own = ("http://push.example.com", "*.example.org:8443")
-    assert is_allowed(URL("http://push.example.com/x"), own)
-    assert is_allowed(URL("https://a.example.org:8443/x"), own)
-    assert not is_allowed(URL("https://push.example.com/x"), own)
-    assert not is_allowed(URL("https://a.example.org/x"), own)
-
-
-async def test_what_is_no_subscription_is_dead_and_never_sent(site: Site) -> None:
-    """A token that is no subscription, or whose keys no browser made, is marked; nothing raises."""
-    async with site.serving() as peer, site.client(peer) as push:
-        good = json.loads(peer.subscribe())
-        p256dh, auth = good["keys"]["p256dh"], good["keys"]["auth"]
-        wrong: list[Any] = [None, 7, [], {}, "x", {"endpoint": good["endpoint"]}, {**good, "keys": []}]
-        wrong += [
-            {**good, "endpoint": each}
-            for each in (
-                None,
-                3,
-                "https://127.0.0.1:99999/x",
-                "https://[::1/x",
-                "https://evil.example\\@fcm.googleapis.com/x",
-                [],
-            )
-        ]
-        wrong += [{**good, "keys": {"p256dh": each, "auth": auth}} for each in (None, "", "é", "AAAA", p256dh[:-8], 5)]
-        wrong += [{**good, "keys": {"p256dh": encoded(b"\4" + b"\1" * 64), "auth": auth}}]
-        wrong += [{**good, "keys": {"p256dh": p256dh, "auth": each}} for each in ("", "é", None)]
-        for one in wrong:
-            answer = await push.send(notification(), target(json.dumps(one)))
-            assert answer.verdict in (DEAD, BAD), (one, answer)
-            assert "not sent" in answer.detail, one
-        assert (await push.send(notification(), target("{"))).verdict is DEAD
-        assert peer.received == []
-
-
 @pytest.mark.parametrize("act", ["accept and cut", "accept and swallow", "swallow", "cut"])
 async def test_no_answer_is_unknown_and_nothing_is_sent_again(site: Site, act: Any) -> None:
     """Written and never answered: unknown, by one request, at the deadline at the latest, accepted or not."""
@@ -386,64 +241,3 @@ async def test_many_at_once_arrive_once_each(site: Site) -> None:
         )
     assert Counter(answer.verdict for answer in answers) == {Verdict.ACCEPTED: 300}
     assert (len(peer.deliveries), peer.duplicates, len(peer.signatures)) == (300, 0, 1)
-
-
-NODE_PROGRAM = """
-const push = require('web-push');
-const given = JSON.parse(process.argv[2]);
-const send = (subscription, vapidDetails, payload) => push.sendNotification(subscription, payload,
-  { vapidDetails, TTL: 60, urgency: 'high', topic: 'abc' }).then((one) => one.statusCode, (one) => one.statusCode);
-(async () => {
-  const heard = [];
-  for (const one of given.subscriptions) heard.push(await send(one, given.right, given.payload));
-  heard.push(await send(given.subscriptions[0], given.wrong, given.payload));
-  heard.push(await send(given.subscriptions[0], given.right, 'x'.repeat(5000)));
-  console.log(JSON.stringify(heard));
-})();
-"""
-
-
-@pytest.fixture(scope="module")
-def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a foreign Web Push client, from npm."""
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        pytest.skip(f"LEFT OUT: node and npm are not installed, so {PACKAGE} did not check the Web Push peer")
-    folder = tmp_path_factory.mktemp("node")
-    words = ["install", "--no-audit", "--no-fund", "--prefer-offline", "--ignore-scripts", PACKAGE]
-    try:
-        done = subprocess.run([npm, *words], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
-    except subprocess.TimeoutExpired:
-        pytest.skip(f"LEFT OUT: npm did not install {PACKAGE} within 60 s, so it did not check the Web Push peer")
-    if done.returncode:
-        pytest.skip(f"LEFT OUT: npm cannot install {PACKAGE}: {done.stderr.strip().splitlines()[-1:]}")
-    (folder / "send.js").write_text(NODE_PROGRAM)
-    return folder
-
-
-async def test_a_foreign_client_agrees_with_the_peer(site: Site, node_folder: Path) -> None:
-    """The peer as npm's web-push meets it: decrypted and signed as ours is; a strange key, a gone browser refused."""
-
-    def details(key: EllipticCurvePrivateKey) -> dict[str, str]:
-        private = encoded(key.private_numbers().private_value.to_bytes(32))
-        return {"subject": SUBJECT, "publicKey": point(key), "privateKey": private}
-
-    async with site.serving() as peer:
-        subscriptions = [json.loads(peer.subscribe(point(site.key))) for _ in range(4)]
-        names = [URL(one["endpoint"]).name for one in subscriptions]
-        peer.by_address = {names[1]: said(410, 106), names[2]: said(429, 201)}
-        del peer.browsers[names[3]]
-        payload = json.dumps({"title": "é", "data": {"push_id": "1"}})
-        given = {"subscriptions": subscriptions, "payload": payload}
-        given |= {"right": details(site.key), "wrong": details(signing_key())}
-        words = ["node", "--use-openssl-ca", "send.js", json.dumps(given)]
-        environment = {
-            "PATH": str(Path(shutil.which("node") or "").parent),
-            "SSL_CERT_FILE": str(site.authority.ca_file),
-        }
-        program = await asyncio.create_subprocess_exec(*words, cwd=node_folder, env=environment, stdout=-1, stderr=-1)
-        out, noise = await asyncio.wait_for(program.communicate(), 30)
-        assert program.returncode == 0, noise.decode()
-    assert json.loads(out) == [201, 410, 429, 404, 403, 413]
-    assert peer.deliveries == {"1": 1}
-    assert json.loads(peer.plaintexts[0]) == json.loads(payload)

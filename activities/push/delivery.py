@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 import json
 import time
 from collections import Counter
@@ -12,31 +11,22 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import NAMESPACE_URL, uuid5
 
 from temporalio import activity
 
 from activities.elements.passing import Answer as ElementAnswer
-from activities.elements.passing import Answered, Case, Passing, Paused, Stay
+from activities.elements.passing import Case, Passing, Paused, Stay
 from activities.elements.split_test import place_of
 from activities.faults import as_failures
-from activities.push.claims import OUTCOMES, PATIENCE_OVER, Cap
+from activities.push.claims import PATIENCE_OVER, Cap
 from activities.push.composing import Composed, compose
 from activities.push.devices import OUTBOX
 from activities.push.messages import Rendered
-from activities.push.provider import Answer, Notification, PayloadTooLarge, Provider, Target, Verdict
+from activities.push.provider import Answer, Provider, Verdict
 from activities.push.rates import KeepOff
+from activities.push.sending import Sender, later, push_id, storable
 from activities.records.catalogue import SavedJourney
-from activities.records.outcomes import (
-    ACCEPTED,
-    CLAIMABLE,
-    CLAIMED,
-    GAVE_UP,
-    REFUSED,
-    TOKEN_DEAD,
-    UNKNOWN,
-    WITHDRAWN,
-)
+from activities.records.outcomes import ACCEPTED, CLAIMED, GAVE_UP, REFUSED, TOKEN_DEAD, UNKNOWN, WITHDRAWN
 from activities.records.rows import instant
 from activities.segments.memberships import at_hand
 from activities.stores import outcome_of
@@ -50,26 +40,11 @@ CAPPED = "skipped: capped"
 CONTROL_GROUP = "skipped: control-group"
 PAUSED = "skipped: paused"
 SILENT_HOURS = "skipped: silent-hours"
-RATE_PATIENCE_SECONDS = 20.0
-"""How long a try waits for providers' allowances, all together, before it leaves the waiting to the server."""
 PROMPT_SECONDS = 1.0
 """How old the devices may be that are sent to: whoever waited longer for his turn is looked up again."""
-RESENDS_AT_ONCE = 3
-"""Tries within one attempt of what a provider has provably not processed."""
-RESEND_SECONDS = 3.0
-"""Time for them: a provider may be slow to say so, and an attempt has to end before the server gives it up."""
-RESEND_PAUSE_SECONDS = 0.2
-RETRY_FLOOR_SECONDS = 10.0
-"""Shortest wait before trying again, where a provider names none (Google's page "scale-fcm": at least 10 seconds)."""
-BROKEN_SECONDS = 60.0
-"""How long a provider whose credentials were refused is left alone, by one worker."""
-
 SETTLE_SECONDS = 20.0
 """How long answers are kept while the ledger cannot be written: with the provider's own time within an attempt."""
 SETTLE_PAUSE_SECONDS = 0.5
-
-DETAIL_LIMIT = 300
-"""Longest detail of an answer that is kept, in characters."""
 
 USER_OUTCOMES = (ACCEPTED, UNKNOWN, REFUSED, TOKEN_DEAD, GAVE_UP, WITHDRAWN)
 """What is said of a user with several devices: the first of these that one of them met."""
@@ -105,7 +80,7 @@ class PushActivities:
     """Sends pushes.
 
     Args:
-        stores: Tables, catalogue and ledger.
+        passing: How a visit to an element is answered, with the stores.
         providers: The providers that are set up, by name; the outbox needs none.
         rules: How pushes are delivered.
     """
@@ -115,9 +90,8 @@ class PushActivities:
     ) -> None:
         self._passing = passing
         self._stores = passing.stores
-        self._providers = dict(providers or {})
+        self._sender = Sender(self._stores, providers or {})
         self._rules = rules or DeliveryRules()
-        self._broken: dict[str, tuple[float, str]] = {}
 
     @activity.defn(name="push")
     @as_failures
@@ -162,7 +136,7 @@ class PushActivities:
             return _not_sent(element, GAVE_UP, PATIENCE_OVER)
         self._require_good_minute(visit, element, remote)
         began = time.monotonic()
-        waiting = await self._waiting(composed)
+        waiting = await self._sender.waiting(composed)
         if time.monotonic() - began > PROMPT_SECONDS:
             # Who opted out while this push waited its turn gets nothing; a new provider's turn was not waited for.
             again, asked = await self._composed(case), composed.providers
@@ -238,7 +212,7 @@ class PushActivities:
             return _not_sent(element, CAPPED, "the frequency cap is reached")
         sending = [name for name in claim.send if name in devices]
         ready = [name for name in sending if devices[name]["provider"] not in waiting]
-        sent = await asyncio.gather(*(self._send(case, devices[name], messages[name]) for name in ready))
+        sent = await asyncio.gather(*(self._sender.send(case, devices[name], messages[name]) for name in ready))
         answers = {name: waiting.get(devices[name]["provider"], Answer(Verdict.NOT_SENT)) for name in sending}
         answers.update(zip(ready, sent, strict=True))
         left = self._seconds_left(element)
@@ -246,7 +220,7 @@ class PushActivities:
         stored = await _insisting(settle)
         if stored is not None:
             return stored
-        raise self._later(visit, answers, left)
+        raise later(visit, answers, left)
 
     def _require_good_minute(self, visit: Visit, element: Push, providers: set[str]) -> None:
         """Have a marketing push wait for a minute that is not everybody's, unless it would come too late by that."""
@@ -258,96 +232,6 @@ class PushActivities:
                 PushHeld(f"the push keeps off the quarter hour, when everybody sends: it waits {wait:.0f} s"),
                 next_retry_delay=timedelta(seconds=wait),
             )
-
-    async def _waiting(self, composed: Composed) -> dict[str, Answer]:
-        """Ask before anything is claimed which providers have to wait, so that waiting leaves nothing unknown.
-
-        Args:
-            composed: What is to be sent to whom.
-
-        Returns:
-            Provider to why nothing is sent by it now, and for how long; the others may send to their devices.
-
-        Raises:
-            ApplicationError: All devices have to wait.
-        """
-        until, found = time.monotonic() + RATE_PATIENCE_SECONDS, dict[str, Answer]()
-        for name, number in sorted(Counter(str(device["provider"]) for device, _ in composed.messages).items()):
-            if name == OUTBOX:
-                continue
-            broken, said = self._broken.get(name, (0.0, ""))
-            if name not in self._providers:
-                known = ", ".join(sorted({OUTBOX, *self._providers}))
-                found[name] = _not_now(
-                    f"a device names the provider {name!r}, which this worker does not have: it has {known}. Set it "
-                    "up, see `journeys settings`, or import the device again without it",
-                    BROKEN_SECONDS,
-                )
-            elif (left := broken - time.monotonic()) > 0:
-                mend = f"{name} refuses our credentials: {said}. Mend its key; pushes wait and go on"
-                found[name] = _not_now(mend, left + 1)
-            elif not await self._may_send(name, number, until):
-                used_up = f"the allowance of {name} is used up: this push waits its turn"
-                found[name] = _not_now(used_up, RETRY_FLOOR_SECONDS)
-        if found and composed.providers <= found.keys():
-            first = min(found.values(), key=lambda answer: answer.retry_after or 0)
-            delay = timedelta(seconds=first.retry_after or RETRY_FLOOR_SECONDS)
-            raise as_application_error(PushError(first.detail), next_retry_delay=delay)
-        return found
-
-    async def _may_send(self, provider: str, number: int, until: float) -> bool:
-        """Take as many messages from a provider's allowance, waiting for them until a moment of the monotonic clock."""
-        for _ in range(number):
-            if not await self._stores.rates.take(provider, until - time.monotonic()):
-                return False
-        return True
-
-    async def _send(self, case: Case[Push], device: Mapping[str, Any], message: Rendered) -> Answer:
-        """Send to one device; again at once where the provider has provably not processed it and nothing forbids it."""
-        provider, began = self._providers[device["provider"]], time.monotonic()
-        notification = notification_of(case.visit, case.element, device, message)
-        target = target_of(case.visit.user_id, device)
-        answer = Answer(Verdict.NOT_SENT)
-        for attempt in range(RESENDS_AT_ONCE):
-            if attempt and not await self._may_still(case):
-                break
-            try:
-                answer = await provider.send(notification, target)
-            except PayloadTooLarge as error:
-                answer = Answer(Verdict.MESSAGE_BAD, str(error))
-            except Exception as error:  # one device's answer must not be the loss of the others'
-                activity.logger.exception("%s failed in an unforeseen way", provider.name)
-                answer = Answer(Verdict.UNKNOWN, f"unforeseen: {type(error).__name__}: {error}")
-            if answer.verdict is not Verdict.NOT_SENT or time.monotonic() - began > RESEND_SECONDS:
-                break
-            await asyncio.sleep(RESEND_PAUSE_SECONDS * (attempt + 1))
-        answer = replace(answer, detail=_storable(answer.detail[:DETAIL_LIMIT]))
-        if answer.verdict is Verdict.CONFIG_BAD:
-            self._broken[provider.name] = (time.monotonic() + BROKEN_SECONDS, answer.detail)
-            activity.logger.error("%s refuses our credentials: %s", provider.name, answer.detail)
-        labels = {"provider": provider.name, "outcome": OUTCOMES[answer.verdict]}
-        self._stores.ledger.database.meters.pushes.add(1, labels)
-        return answer
-
-    async def _may_still(self, case: Case[Push]) -> bool:
-        """Ask again before something is sent again: a pause or a removal may have come since the claim."""
-        try:
-            await self._stores.gate.renew()
-            await case.require_open()
-        except (Paused, Answered, StoreUnavailable):
-            return False
-        return True
-
-    def _later(self, visit: Visit, answers: Mapping[str, Answer], left: float) -> Exception:
-        """Say when to try again: what the provider asked for, spread a little so that users do not come back as one."""
-        waiting = [one for one in answers.values() if OUTCOMES[one.verdict] in (*CLAIMABLE, UNKNOWN)]
-        delay = max([answer.retry_after or RETRY_FLOOR_SECONDS for answer in waiting], default=RETRY_FLOOR_SECONDS)
-        spread = 1 + int.from_bytes(hashlib.sha256(visit.passage.encode()).digest()[:2]) / 65_536 / 5
-        said = ", ".join(sorted({answer.detail for answer in waiting if answer.detail}))
-        return as_application_error(
-            PushError(f"the push waits: {said or 'not now'}"),
-            next_retry_delay=timedelta(seconds=min(delay * spread, left + 1)),
-        )
 
     def _is_stale(self, element: Push) -> bool:
         """Whether a push that has waited comes too late: what it says was worth saying until its time to live ended."""
@@ -372,7 +256,7 @@ class PushActivities:
             "at": instant(visit.now),
             "provider": device["provider"],
             "outcome": ACCEPTED if device["provider"] == OUTBOX else CLAIMED,
-            "title": _storable(message.title),
+            "title": storable(message.title),
             "message": json.dumps(message.model_dump(exclude_none=True), ensure_ascii=False),
             "token": device.get("token"),
             "push_id": push_id(visit, device["device_id"]),
@@ -380,15 +264,6 @@ class PushActivities:
             "sent_at": instant(datetime.now(UTC)),
             "capped_by": int(counts),
         }
-
-
-def _not_now(detail: str, seconds: float) -> Answer:
-    return Answer(Verdict.NOT_SENT, detail, retry_after=seconds)
-
-
-def _storable(said: str) -> str:
-    """Give a provider's words as every database holds them: whoever gave us an address may have chosen them."""
-    return said.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 
 async def _insisting(settle: Callable[..., Awaitable[Outcome | None]]) -> Outcome | None:
@@ -401,43 +276,6 @@ async def _insisting(settle: Callable[..., Awaitable[Outcome | None]]) -> Outcom
             if time.monotonic() >= until:
                 raise
         await asyncio.sleep(SETTLE_PAUSE_SECONDS)
-
-
-def push_id(visit: Visit, device_id: str) -> str:
-    """Name a push to one device: the same on every try."""
-    return str(uuid5(NAMESPACE_URL, f"{visit.passage}/{visit.step}/{device_id}"))
-
-
-def notification_of(visit: Visit, element: Push, device: Mapping[str, Any], message: Rendered) -> Notification:
-    """Make what a provider is given from a rendered message."""
-    found, identity = element.message, push_id(visit, device["device_id"])
-    # A repeat of the same push replaces it on the screen; another push never does.
-    collapse = found.collapse_key or hashlib.sha256(f"{visit.passage}/{visit.step}".encode()).hexdigest()[:24]
-    return Notification(
-        push_id=identity,
-        title=message.title,
-        body=message.body,
-        subtitle=message.subtitle,
-        image=message.image,
-        link=message.link,
-        data={**message.data, "push_id": identity, "journey": visit.journey, "element": visit.element},
-        badge=found.badge,
-        sound=found.sound,
-        ttl_seconds=int(min(duration(found.ttl), timedelta(days=28)).total_seconds()),
-        priority=found.priority,
-        collapse_key=collapse,
-        overrides={platform: json.loads(text) for platform, text in found.platforms.items()},
-    )
-
-
-def target_of(user_id: str, device: Mapping[str, Any]) -> Target:
-    """Make a provider's address from a device's row."""
-    return Target(
-        device_id=device["device_id"],
-        user_id=user_id,
-        platform=device.get("platform", ""),
-        token=device.get("token", ""),
-    )
 
 
 def _branch(element: Push, accepted: bool) -> str:

@@ -10,10 +10,10 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict
 
 from activities.push.composing import compose
-from activities.push.delivery import notification_of, target_of
 from activities.push.devices import OUTBOX
 from activities.push.messages import Rendered
 from activities.push.provider import PayloadTooLarge, Provider
+from activities.push.sending import notification_of, target_of
 from activities.records.catalogue import SavedJourney
 from activities.stores import Stores
 from workflows.contracts import Visit
