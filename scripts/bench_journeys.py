@@ -387,9 +387,9 @@ def main() -> int:
     """Parse the arguments, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
-    parser.add_argument("--users", type=int, default=500, help="users that each shape passes in a round")
+    parser.add_argument("--users", type=int, default=1_000, help="users that each shape passes in a round")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of all shapes in turn")
-    parser.add_argument("--waiting", type=int, default=1_000, help="users who wait, and wake in the same second")
+    parser.add_argument("--waiting", type=int, default=5_000, help="users who wait, and wake in the same second")
     parser.add_argument("--without", choices=["growth"], help="leave out what grows: 15 minutes")
     given = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)

@@ -25,8 +25,15 @@ DEFAULT_PORT = 7233
 DEFAULT_UI_PORT = 8233
 CODEC_ENDPOINT = f"http://{DEFAULT_HOST}:{DEFAULT_CODEC_PORT}"
 """Where the UI looks for `journeys codec-server` when payloads are encrypted."""
-PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL")
-"""The server's SQLite settings: readers do not wait for the writer, and a commit does not wait for each flush."""
+PRAGMAS = (
+    *("journal_mode=WAL", "synchronous=NORMAL"),
+    *("cache_size=-65536", "wal_autocheckpoint=4000"),
+)
+"""The server's SQLite settings: readers do not wait for the writer, and a commit does not wait for each flush.
+
+What it reads again and again stays in memory, 64 MB of pages, and the log is copied into the file every 16 MB: with
+SQLite's own 2 MB and 4 MB the twenty thousandth user costs more than the first.
+"""
 
 COLLECT_AT = 400
 """Percent by which the server's memory may grow before Go collects its garbage. With
