@@ -102,7 +102,8 @@ async def test_one_worker_of_your_own_in_the_sandbox(house: House) -> None:
             id=user_workflow_id("hello", "u4"),
             task_queue="mine",
         )
-    assert answer == {"admitted": True, "reason": "end", "exit": "done"}
+    because = "not in 'grown', users v0"
+    assert answer == {"admitted": True, "reason": "end", "exit": "done", "because": because}
 
 
 async def test_a_client_needs_no_stores(house: House) -> None:

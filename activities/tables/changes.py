@@ -71,6 +71,8 @@ def compare(rows: pl.DataFrame, old: pl.DataFrame, key: str) -> pl.DataFrame:
         false for one that differs.
     """
     columns = [column for column in rows.columns if not column.startswith(ABSENT)]
+    if not old.height:
+        return rows.select(*columns, pl.lit(None, pl.Boolean).alias(OLD))
     shared = [column for column in columns if column in old.columns and column != key]
     fresh = [column for column in columns if column not in old.columns]
     old = old.select(key, pl.lit(True).alias(OLD), *(pl.col(column).alias(OLD + column) for column in shared))

@@ -141,11 +141,14 @@ def import_table(
     if table == "devices" and "opt_in" not in rows.columns:
         warnings.append("no column opt_in: new devices are opted in")
     absent = {name: _kept(mask, sheet, taken) for name, mask in sheet.absent.items() if name in rows.columns}
+    read = sheet.frame.height + len(sheet.rejects)
+    # The file as text is of no more use, and as large as what is written.
+    del sheet, typed, taken
     written = _write(tables, table, rows, absent)
     return ImportReport(
         table=table,
         version=written.version,
-        rows=sheet.frame.height + len(sheet.rejects),
+        rows=read,
         inserted=written.inserted,
         updated=written.updated,
         unchanged=written.unchanged,
