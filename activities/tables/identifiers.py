@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
@@ -204,9 +203,8 @@ def _match(
     listed = _parted(given, folder / "listed", parts)
     with reaching("the tables"):
         known = _parted(owners.select(columns), folder / "known", parts)
-    # What takes the time, telling first ids and looking them up, takes one core: so parts are matched side by side.
-    with ThreadPoolExecutor(pl.thread_pool_size()) as pool:
-        done = list(pool.map(lambda part: _match_part(listed(part), known(part), identifier), range(parts)))
+    # One by one: side by side they take a tenth less time, and an eighth more memory.
+    done = [_match_part(listed(part), known(part), identifier) for part in range(parts)]
     members = pl.concat([part.members for part in done])
     refused = pl.concat([part.rejected for part in done]).sort(LINE)
     unknown, duplicates = sum(part.unknown for part in done), sum(part.duplicates for part in done)
