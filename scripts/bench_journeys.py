@@ -34,6 +34,7 @@ from temporalio.worker import Worker
 from activities.documents.reading import read_text
 from activities.documents.saving import save_documents
 from activities.life import stats_of
+from activities.starting import search_attributes
 from activities.stores import Stores
 from scripts.bench_growth import PASSING, growth, server_seconds
 from scripts.bench_shapes import Empty, NineActivities, OrdinaryActivities, bench_step
@@ -131,8 +132,10 @@ class Bench:
         self.cpu.setdefault(shape, []).append(time.process_time() - cpu)
 
 
-async def start_all(bench: Bench, workflow: str, given: UserJourneyInput, queue: str) -> None:
-    """Start a run for each user, some at a time."""
+async def start_all(
+    bench: Bench, workflow: str, given: UserJourneyInput, queue: str, *, as_enrolled: bool = False
+) -> None:
+    """Start a run for each user, some at a time; if told, with search attributes and summary as enrolment does."""
     slots = asyncio.Semaphore(STARTS_AT_ONCE)
 
     async def one(user: str) -> None:
@@ -142,6 +145,8 @@ async def start_all(bench: Bench, workflow: str, given: UserJourneyInput, queue:
                 given.model_copy(update={"user_id": user}),
                 id=bench.stores.ids.workflow_id(given.journey, user),
                 task_queue=queue,
+                search_attributes=search_attributes(given.journey, given.version, user) if as_enrolled else None,
+                static_summary=f"{given.journey}: {user}" if as_enrolled else None,
             )
 
     await asyncio.gather(*(one(user) for user in bench.users))
@@ -221,14 +226,14 @@ async def opened(home: Path, users: int) -> AsyncIterator[Bench]:
 
 
 async def enrolment(home: Path, users: int, rounds: int) -> dict[str, float]:
-    """Take starts a second by enrolment, against a bare loop of starts; nobody serves the runs meanwhile.
+    """Take starts a second by enrolment, against a bare loop of the same starts; nobody serves the runs meanwhile.
 
     Returns:
-        Medians: `enrolled` and `bare` in runs a second, and their `ratio`, taken round by round.
+        Medians: `enrolled` and `bare` in runs a second, and their `ratio`, taken round by round; and `barest` with
+        `ratio_to_barest`, of a loop whose runs have neither search attributes nor a summary.
     """
     settings = Settings(home=home)
-    enrolled: list[float] = []
-    bare: list[float] = []
+    speeds: dict[str, list[float]] = {"enrolled": [], "bare": [], "barest": []}
     with open_stores(settings) as stores:
         async with run_embedded_server(settings):
             client = await connect(settings, JourneysPlugin(stores, sandbox=False))
@@ -248,16 +253,16 @@ async def enrolment(home: Path, users: int, rounds: int) -> dict[str, float]:
                     evaluated = time.perf_counter()
                     while stores.ledger.waiting_to_begin(f"enrol-{number}") < users:
                         await asyncio.sleep(COUNT_SECONDS)
-                    enrolled.append(users / (time.perf_counter() - evaluated))
-                    given = (await bench.open(f"enrol-{number}")).model_copy(update={"journey": f"bare-{number}"})
-                    began = time.perf_counter()
-                    await start_all(bench, "UserJourney", given, "nobody")
-                    bare.append(users / (time.perf_counter() - began))
-    ratios = [one / other for one, other in zip(enrolled, bare, strict=True)]
-    return {
-        "enrolled": statistics.median(enrolled),
-        "bare": statistics.median(bare),
-        "ratio": statistics.median(ratios),
+                    speeds["enrolled"].append(users / (time.perf_counter() - evaluated))
+                    given = await bench.open(f"enrol-{number}")
+                    for loop in ("bare", "barest"):
+                        named = given.model_copy(update={"journey": f"{loop}-{number}"})
+                        began = time.perf_counter()
+                        await start_all(bench, "UserJourney", named, "nobody", as_enrolled=loop == "bare")
+                        speeds[loop].append(users / (time.perf_counter() - began))
+    return {loop: statistics.median(found) for loop, found in speeds.items()} | {
+        name: statistics.median(one / other for one, other in zip(speeds["enrolled"], speeds[loop], strict=True))
+        for name, loop in (("ratio", "bare"), ("ratio_to_barest", "barest"))
     }
 
 
