@@ -98,3 +98,32 @@ async def test_at_most_after_the_period(house: House) -> None:
         assert (await enter(house, client, "u1")).admitted
         await asyncio.sleep(1.1)
         assert (await enter(house, client, "u1")).admitted
+
+
+async def test_a_long_reason_is_cut_in_a_summary(house: House) -> None:
+    """A value that is longer than a summary may be is cut in it; the way that is told has it whole."""
+    value = "é" * 1_000
+    house.load("users", f"user_id,plan\nlong,{value}\n")
+    house.save("""\
+        journey: wordy
+        entries:
+          start: {kind: api-entry, next: by-plan}
+        elements:
+          by-plan:
+            kind: condition-split
+            by: {attribute: plan}
+            branches:
+              paid: {is: paid, next: hi}
+              all_other_users: hi
+          hi: {kind: push, message: {title: Hi, body: there}, next: end}
+          end: {kind: exit}
+        """)
+    async with house.serving() as client:
+        await house.engine.start("wordy", client=client)
+        run = await house.start_user(client, "wordy", "long")
+        assert (await asyncio.wait_for(run.result(), 20))["exit"] == "end"
+        assert value in (await run.query("path"))[0]["because"]
+        events = (await run.fetch_history()).events
+        told = [event.user_metadata.summary.data for event in events if event.user_metadata.HasField("summary")]
+        assert max(map(len, told)) < 400
+        assert any(data.startswith(b'"Push: hi, ') and "é" in data.decode() for data in told)

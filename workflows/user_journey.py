@@ -61,6 +61,9 @@ PATIENCE = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=t
 """Retries of ordinary activities: without end, since an outage must lose nobody."""
 ONCE = RetryPolicy(maximum_attempts=1)
 
+TOLD_BYTES = 200
+"""Most of a reason that a summary repeats: the server takes 400 bytes of a summary (UserMetadata in Temporal's API)."""
+
 HANDED_OVER = "events handed over at the end"
 """Names a change that runs from before it do not follow: so that they replay as they went."""
 
@@ -236,7 +239,7 @@ class UserJourney:
                 non_retryable=True,
             )
         # A summary is fixed before its work is done: what a decision gave is told by the summary that follows it.
-        because = self._path[-1].because if self._path else ""
+        because = self._path[-1].because.encode()[:TOLD_BYTES].decode(errors="ignore") if self._path else ""
         summary = ", ".join(filter(None, (f"{work.name}: {visit.element}", because)))
         if _is_local(given, visit):
             return await self._decide(work.activity, visit, summary=summary, queue=work.queue)
