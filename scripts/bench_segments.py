@@ -46,7 +46,7 @@ from activities.segments.segments import Segments
 from activities.tables.delta import Tables
 from activities.tables.kept_columns import KeptColumns
 from activities.tables.schema import TableName
-from scripts.bench_imports import in_processes, make_files
+from scripts.bench_imports import measure_files, print_files
 from scripts.bench_tables import NOW, named, tables_of
 from workers.opening import open_stores
 from workers.settings import Settings
@@ -356,21 +356,6 @@ def measure_splits(data: Data, rounds: int) -> dict[str, float]:
     }
 
 
-def measure_import() -> dict[str, float]:
-    """Measure the import of a list of ids of 100 MB beside polars' reading of it, each in processes of its own."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        make_files(folder)
-        read, imported = (in_processes(name, folder) for name in ("read_ids", "import_ids"))
-    return {
-        "rows": read["answer"],
-        "import_seconds": imported["seconds"],
-        "polars_read_seconds": read["seconds"],
-        "times_polars": imported["seconds"] / read["seconds"],
-        "peak_megabytes_above_empty": imported["megabytes"],
-    }
-
-
 def print_results(results: dict[str, Any]) -> None:
     """Print the tables for people."""
     print(f"{results['users']:,} users, {results['events']:,} events; medians of {results['rounds']}, milliseconds")
@@ -389,11 +374,13 @@ def print_results(results: dict[str, Any]) -> None:
             print(line)
     if "kept_megabytes" in results:
         print(f"\ncolumns kept: {results['kept_megabytes']:.0f} MB")
-    for title in ("splits", "import"):
-        if title in results:
-            print(f"\n{title}")
-            for name, number in results[title].items():
-                print(f"    {name.replace('_', ' '):32}{number:14,.2f}")
+    if "splits" in results:
+        print("\nsplits")
+        for name, number in results["splits"].items():
+            print(f"    {name.replace('_', ' '):32}{number:14,.2f}")
+    if "imports" in results:
+        print("\nimports")
+        print_files(results["imports"])
 
 
 def main() -> None:
@@ -405,7 +392,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder to keep the files in, and to find them in again")
     parser.add_argument("--column-megabytes", type=int, default=1024, help="memory for columns, as the setting says it")
     parser.add_argument("--without", action="append", default=[], choices=["duckdb", "chdb"], help="leave one out")
-    parser.add_argument("--only", choices=["questions", "splits", "import"], help="measure one part")
+    parser.add_argument("--only", choices=["questions", "splits", "imports"], help="measure one part")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -420,8 +407,8 @@ def main() -> None:
                 results["kept_megabytes"] = kept.columns.size_bytes / 1e6 if isinstance(kept, Ours) else 0
         if given.only in (None, "splits"):
             results["splits"] = measure_splits(data, given.rounds)
-        if given.only in (None, "import"):
-            results["import"] = measure_import()
+        if given.only in (None, "imports"):
+            results["imports"] = measure_files()
     print_results(results)
     if given.json:
         print(json.dumps(results))

@@ -17,7 +17,7 @@ from activities.records.database import Database
 from activities.segments.imported import import_segment, read_members
 from activities.tables import identifiers
 from activities.tables.delta import Tables
-from activities.tables.identifiers import IdentifierReport, read_identifiers
+from activities.tables.identifiers import Identifier, IdentifierReport, read_identifiers
 from workflows.conditions import Everyone
 from workflows.documents import SegmentDocument
 from workflows.errors import ImportRefused, RefusedError
@@ -245,7 +245,7 @@ def test_parts_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, iden
     text = f"{identifier},n\n" + "".join(f"{one},{number}\n" for number, one in enumerate(ids)) + broken
     (tmp_path / "whole").mkdir()
     whole = read(tmp_path / "whole", text, identifier=identifier)
-    monkeypatch.setattr(identifiers, "PART_BYTES", 32)
+    monkeypatch.setattr(identifiers, "PART_ROWS", 8)
     parts = read(tmp_path, text, identifier=identifier)
     assert counts(parts) == counts(whole)
     assert whole.rows == whole.unknown + whole.duplicates + whole.empty + whole.rejected + whole.members.height
@@ -267,3 +267,54 @@ def test_rows_whose_lengths_make_up_for_each_other(tmp_path: Path) -> None:
         ["3", "2 cells where the header has 3"],
         ["4", "4 cells where the header has 3"],
     ]
+
+
+@pytest.mark.parametrize("identifier", ["user_id", "device_id"])
+def test_a_short_list_and_a_long_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, identifier: Identifier) -> None:
+    """A list much shorter than the table is matched as any other, and no more of the table is kept than it names."""
+    users = pl.LazyFrame({"user_id": [f"u{number}" for number in range(1_000)]})
+    devices = users.select(device_id=pl.col("user_id").str.replace("u", "d"), user_id="user_id")
+    kept: list[int] = []
+    match = identifiers._match_part
+
+    def counted(listed: pl.DataFrame, known: pl.DataFrame, identifier: Identifier) -> identifiers._Matched:
+        kept.append(known.height)
+        return match(listed, known, identifier)
+
+    monkeypatch.setattr(identifiers, "_match_part", counted)
+    path = tmp_path / "few.csv"
+    first = identifier[0]
+    path.write_text(f"{identifier}\n{first}5\nnobody\n\n{first}5\n{first}999\n")
+    report = read_identifiers(path, column=None, identifier=identifier, users=users, devices=devices)
+    assert report.members["user_id"].to_list() == ["u5", "u999"]
+    assert counts(report) == {"rows": 5, "users": 2, "unknown": 1, "duplicates": 1, "empty": 1, "rejected": 0}
+    assert kept == [2]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", ["", "end"])
+def test_rejected_rows_stand_as_in_the_file(tmp_path: Path, ending: str, last: str) -> None:
+    """The rejects file holds whole rows, with their spaces and without their line ends."""
+    lines = ["user_id;note", "u1;a", " nobody ; b,c", " ; d ", "none;é"]
+    report = read(tmp_path, ending.join(lines) + (ending if last else ""))
+    assert rejects(report)[1:] == [
+        ["3", "no user_id nobody in the table", " nobody ; b,c"],
+        ["4", "the cell is empty", " ; d "],
+        ["5", "no user_id none in the table", "none;é"],
+    ]
+
+
+def test_a_file_that_is_written_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list that changes while it is read is refused, and nothing is written beside it."""
+    match = identifiers._match
+
+    def overtaken(*given: Any) -> identifiers._Matched:
+        found = match(*given)
+        with (tmp_path / "vip.csv").open("a") as file:
+            file.write("u2\n")
+        return found
+
+    monkeypatch.setattr(identifiers, "_match", overtaken)
+    with pytest.raises(ImportRefused, match=r"vip\.csv was changed while it was read"):
+        read(tmp_path, "user_id\nu1\nnobody\n")
+    assert [one.name for one in tmp_path.iterdir()] == ["vip.csv"]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from activities.tables import reading
 from activities.tables.delta import Tables
 from activities.tables.imports import ImportedTable, ImportReport, import_table
 from tests.desk import NOW, Desk
@@ -244,6 +246,32 @@ def test_refusals_say_what_to_do(desk: Desk) -> None:
     with pytest.raises(ImportRefused, match=r"end in \.xlsx are not imported"):
         desk.load("users", "x", "file.xlsx")
     assert desk.load("users", "user_id,plan\n").warnings[-1] == "file.csv has a header and no rows"
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    ["user_id,plan,age\na,basic,7\nb,x,8\nc,y,9\n", "user_id,plan,age\n", ""],
+    ids=["longer", "no rows", "empty"],
+)
+@pytest.mark.parametrize("quote", ["", '"'], ids=["plain", "quoted"])
+def test_a_file_that_is_written_meanwhile(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, meanwhile: str, quote: str
+) -> None:
+    """A file that changes while its columns are read is refused as that, whatever it became, and nothing is written."""
+    monkeypatch.setattr(reading, "CELLS_AT_ONCE", 1)
+    path = desk.file(f"user_id,plan,age\n{quote}a{quote},pro,1\nb,pro,2\n")
+    series = reading.Sheet.series
+
+    def overtaken(sheet: reading.Sheet) -> Iterator[pl.Series]:
+        for column in series(sheet):
+            yield column
+            path.write_text(meanwhile)
+
+    monkeypatch.setattr(reading.Sheet, "series", overtaken)
+    with pytest.raises(ImportRefused, match=r"file\.csv was changed while it was read"):
+        import_table(desk.tables, "users", path, now=NOW)
+    assert desk.tables.version("users") == -1
+    assert [one.name for one in desk.folder.iterdir()] == ["file.csv"]
 
 
 def test_a_column_that_differs_in_case_writes_nothing(desk: Desk) -> None:

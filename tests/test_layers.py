@@ -26,6 +26,7 @@ VAGUE = {"util", "utils", "helper", "helpers", "common", "manager", "managers", 
 
 READS_ENVIRONMENT = {
     "workers/settings.py",
+    "activities/__init__.py",  # tells polars, which takes it from nowhere else, when to give memory back
     "activities/tables/reading.py",  # tells polars, which takes it from nowhere else, how much of a file to hold
 }
 

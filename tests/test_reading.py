@@ -6,14 +6,16 @@ import codecs
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import mkdtemp
 
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from activities.tables import reading
 from activities.tables.inference import PLAIN_INSTANT, as_text, infer, read_as
-from activities.tables.reading import LINE, Sheet, read_delimited, survey
+from activities.tables.reading import Sheet, read_delimited, survey
 from activities.tables.schema import DTYPES, KINDS, Kind, version_order
 from activities.tables.typed_files import read_ndjson, read_parquet
 from workflows.errors import ImportRefused
@@ -25,8 +27,14 @@ def written(folder: Path, data: bytes | str, name: str = "file.csv") -> Path:
     return path
 
 
+def delimited(path: Path) -> Sheet:
+    return read_delimited(path, Path(mkdtemp(dir=path.parent)))
+
+
 def rows(sheet: Sheet) -> list[tuple[object, ...]]:
-    return [tuple(cell or None for cell in row) for row in sheet.frame.iter_rows()]
+    found = sheet.scan.collect()
+    assert found.height == sheet.height
+    return [tuple(cell or None for cell in row) for row in found.iter_rows()]
 
 
 TEXT = "user_id,name\nu1,Zoé\nu2,Łukasz 💌\n"
@@ -48,10 +56,10 @@ LATIN = "user_id,name\nu1,Zoé\nu2,Jürgen – “Œuvre” €\n"
 )
 def test_encodings(tmp_path: Path, text: str, data: bytes) -> None:
     """Every encoding that spreadsheets write gives the same text, and a guess is told."""
-    sheet = read_delimited(written(tmp_path, data))
+    sheet = delimited(written(tmp_path, data))
     expected = [line.split(",") for line in text.splitlines()]
     assert sheet.columns == expected[0]
-    assert [list(row[1:]) for row in sheet.frame.iter_rows()] == expected[1:]
+    assert [list(row[1:]) for row in rows(sheet)] == expected[1:]
     guessed = data == LATIN.encode("cp1252")
     assert sheet.warnings == (
         ["file.csv is not UTF-8 (line 2) and was read as Windows-1252: check the accents"] if guessed else []
@@ -66,21 +74,21 @@ def test_delimiters_line_ends_and_quotes(tmp_path: Path, delimiter: str, ending:
     name = '"Zoé"' if quoted else "Zoé"
     lines = ["id", "name", "age"], ["u1", name, "1"], ["u2", "", "2"]
     path = written(tmp_path, ending.join(delimiter.join(line) for line in lines))
-    assert survey(path).clean == (not quoted and ending != "\r")
-    assert rows(read_delimited(path)) == [(2, "u1", "Zoé", "1"), (3, "u2", None, "2")]
+    assert survey(path).rows == (None if quoted or ending == "\r" else 2)
+    assert rows(delimited(path)) == [(2, "u1", "Zoé", "1"), (3, "u2", None, "2")]
 
 
 def test_lines_are_the_files_own(tmp_path: Path) -> None:
     """Quoted line breaks and blank lines move the lines of later rows, as an editor counts them."""
     path = written(tmp_path, 'id,note\n\nu1,"two\nlines, ""quoted"""\n\nu2,x\n\n')
-    assert rows(read_delimited(path)) == [(3, "u1", 'two\nlines, "quoted"'), (6, "u2", "x")]
+    assert rows(delimited(path)) == [(3, "u1", 'two\nlines, "quoted"'), (6, "u2", "x")]
 
 
 @pytest.mark.parametrize("quote", ["", '"'])
 def test_rows_of_the_wrong_length_are_rejected(tmp_path: Path, quote: str) -> None:
     """A short and a long row are rejected with line, reason and text; the delimiters adding up deceives nobody."""
     path = written(tmp_path, f"a,b,c\n1,{quote}2{quote},3\n4,5\n6,7,8,9\n1,2,3\n")
-    sheet = read_delimited(path)
+    sheet = delimited(path)
     assert [row[0] for row in rows(sheet)] == [2, 5]
     assert sheet.rejects == [
         (3, "2 cells where the header has 3", "4,5"),
@@ -90,11 +98,11 @@ def test_rows_of_the_wrong_length_are_rejected(tmp_path: Path, quote: str) -> No
 
 def test_bad_quotes(tmp_path: Path) -> None:
     """A stray quote costs its row; one that is never closed refuses the file, naming the line it starts on."""
-    sheet = read_delimited(written(tmp_path, 'a,b\n"x"y,1\nz,2\n'))
+    sheet = delimited(written(tmp_path, 'a,b\n"x"y,1\nz,2\n'))
     assert rows(sheet) == [(3, "z", "2")]
     assert sheet.rejects[0][:2] == (2, "a quote inside a cell is not written twice")
     with pytest.raises(ImportRefused, match=r"file.csv:3: a quote opened in this row is never closed"):
-        read_delimited(written(tmp_path, 'a,b\n1,2\n3,"4\n' + "5,6\n" * 99))
+        delimited(written(tmp_path, 'a,b\n1,2\n3,"4\n' + "5,6\n" * 99))
 
 
 @pytest.mark.parametrize(
@@ -117,21 +125,21 @@ def test_bad_quotes(tmp_path: Path) -> None:
 def test_files_that_are_refused(tmp_path: Path, data: bytes | str, message: str) -> None:
     """What cannot be read is refused whole, with what is wrong."""
     with pytest.raises(ImportRefused, match=message):
-        read_delimited(written(tmp_path, data))
+        delimited(written(tmp_path, data))
 
 
 def test_missing_and_unreadable_files(tmp_path: Path) -> None:
     """A missing file and a folder are refused by name."""
     with pytest.raises(ImportRefused, match=r"cannot read .*nothing.csv: No such file"):
-        read_delimited(tmp_path / "nothing.csv")
+        delimited(tmp_path / "nothing.csv")
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(ImportRefused, match="Is a directory"):
-        read_delimited(tmp_path / "folder.csv")
+        delimited(tmp_path / "folder.csv")
 
 
 def test_spaces_and_unnamed_columns(tmp_path: Path) -> None:
     """Spaces around names do not count, and empty columns without a name are dropped."""
-    sheet = read_delimited(written(tmp_path, " id , plan,,\nu1, pro,,\n"))
+    sheet = delimited(written(tmp_path, " id , plan,,\nu1, pro,,\n"))
     assert (sheet.columns, rows(sheet)) == (["id", "plan"], [(2, "u1", " pro")])
 
 
@@ -143,7 +151,7 @@ def test_both_readers_agree_with_what_was_written(
     """Whatever a CSV writer writes comes back cell by cell, through whichever reader."""
     path = tmp_path_factory.mktemp("csv") / "file.csv"
     pl.DataFrame(cells, schema={"x": pl.String, "y": pl.String}, orient="row").write_csv(path, quote_style="necessary")
-    sheet = read_delimited(path)
+    sheet = delimited(path)
     assert sheet.rejects == []
     assert [row[1:] for row in rows(sheet)] == [tuple(cell or None for cell in row) for row in cells]
 
@@ -293,7 +301,7 @@ def test_parquet(tmp_path: Path) -> None:
     )
     path = tmp_path / "file.parquet"
     frame.write_parquet(path)
-    sheet = read_parquet(path).frame
+    sheet = read_parquet(path).scan.collect()
     assert sheet.dtypes == [
         DTYPES[kind] for kind in ("integer", "integer", "number", "string", "instant", "list", "string")
     ]
@@ -311,7 +319,25 @@ def test_parquet(tmp_path: Path) -> None:
 def test_lines_survive_a_large_file(tmp_path: Path) -> None:
     """Beyond one chunk of either reader, lines still count from the header, and both readers agree."""
     body = "".join(f"u{row},{row}\n" for row in range(120_000))
-    fast = read_delimited(written(tmp_path, "id,n\n" + body))
-    slow = read_delimited(written(tmp_path, 'id,"n"\n' + body, "slow.csv"))
-    assert fast.frame.equals(slow.frame)
-    assert fast.frame[LINE][-1] == 120_001
+    fast = delimited(written(tmp_path, "id,n\n" + body))
+    slow = delimited(written(tmp_path, 'id,"n"\n' + body, "slow.csv"))
+    assert fast.scan.collect().equals(slow.scan.collect())
+    assert fast.height == slow.height == 120_000
+    assert (
+        fast.rows([119_999, 3]).rows()
+        == slow.rows([119_999, 3]).rows()
+        == [(5, "u3", "3"), (120_001, "u119999", "119999")]
+    )
+
+
+def test_columns_come_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few columns are read together, all of them come, whole and in the order of the file."""
+    names = [f"c{number}" for number in range(7)]
+    lines = [",".join(f"{name}r{row}" for name in names) for row in range(5)]
+    sheet = delimited(written(tmp_path, "\n".join([",".join(names), *lines])))
+    for cells in (1, 10, 15, 1_000):
+        monkeypatch.setattr(reading, "CELLS_AT_ONCE", cells)
+        assert {one.name: one.to_list() for one in sheet.series()} == {
+            name: [f"{name}r{row}" for row in range(5)] for name in names
+        }
+        assert [one.name for one in sheet.series()] == names

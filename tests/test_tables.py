@@ -15,7 +15,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from activities.tables.delta import COLUMNS, Tables
+from activities.tables.delta import COLUMNS, MergeReport, Tables
 from activities.tables.schema import DTYPES, KINDS, version_order
 from workflows.errors import ImportRefused, NotFoundError, StoreUnavailable
 
@@ -72,9 +72,9 @@ def test_upsert_counts_and_touches_only_what_differs(tables: Tables) -> None:
     first = tables.upsert("users", users(user_id=["a", "b", "c"], age=[1, None, 3]), "user_id")
     assert (first.version, first.inserted) == (0, 3)
     second = tables.upsert("users", users(user_id=["a", "b", "c", "d"], age=[1, None, None, 4]), "user_id")
-    assert second.model_dump() == {"version": 1, "inserted": 1, "updated": 1, "unchanged": 2, "removed": 0}
+    assert second == MergeReport(version=1, inserted=1, updated=1, unchanged=2)
     again = tables.upsert("users", users(user_id=["d", "c"], age=[4, None]), "user_id")
-    assert again.model_dump() == {"version": 1, "inserted": 0, "updated": 0, "unchanged": 2, "removed": 0}
+    assert again == MergeReport(version=1, unchanged=2)
     assert tables.version("users") == 1
 
 
@@ -112,7 +112,7 @@ def test_append_new_adds_each_key_once(tables: Tables) -> None:
     frame = pl.DataFrame({"event_id": ["1", "1", "2"], "user_id": ["a", "b", "c"]})
     assert tables.append_new("events", frame, "event_id").inserted == 2
     again = tables.append_new("events", frame.vstack(pl.DataFrame({"event_id": ["3"], "user_id": ["d"]})), "event_id")
-    assert again.model_dump() == {"version": 1, "inserted": 1, "updated": 0, "unchanged": 2, "removed": 0}
+    assert again == MergeReport(version=1, inserted=1, unchanged=2, repeated=1)
     assert tables.append_new("events", frame, "event_id").version == 1
     assert sorted(tables.scan("events").collect()["user_id"]) == ["b", "c", "d"]
 

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import activities  # noqa: F401  it says how polars shall use memory, which has to be said before polars is imported
+
 if TYPE_CHECKING:
     from workers.engine import Engine
     from workers.plugin import JourneysPlugin

@@ -16,19 +16,19 @@ ABSENT = "\x1fabsent:"
 """Prefix of the mask that tells where a row says nothing about a column."""
 
 
-def check_columns(name: TableName, frame: pl.DataFrame, stored: Mapping[str, Kind]) -> None:
-    """Refuse a frame that a table cannot take.
+def check_columns(name: TableName, columns: pl.Schema, stored: Mapping[str, Kind]) -> None:
+    """Refuse columns that a table cannot take.
 
     Args:
         name: The table.
-        frame: What is to be written.
+        columns: Of what is to be written.
         stored: The table's columns, each with its kind.
 
     Raises:
         ImportRefused: A column's kind differs from the stored one, or its name only in case.
     """
     spelled = {column.lower(): column for column in stored}
-    for column, dtype in frame.schema.items():
+    for column, dtype in columns.items():
         kind = kind_of(dtype)
         if stored.get(column, kind) != kind:
             raise type_change(name, column, stored[column], kind)

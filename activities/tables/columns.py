@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from activities.tables.changes import type_change
-from activities.tables.inference import as_text, filled, infer, kind_by_name, read_as, recognise
+from activities.tables.inference import as_text, filled, infer, kind_by_name, read_as, recognise, unread
 from activities.tables.reading import LINE, Sheet
 from activities.tables.schema import Kind, TableName, kind_of
 
@@ -21,7 +21,7 @@ class Columns:
     """A sheet with types."""
 
     frame: pl.DataFrame
-    """One row per row of the sheet: `LINE: Int64`, then columns in the dtypes of `DTYPES`. Null is an empty cell."""
+    """One row per row of the sheet: columns in the dtypes of `DTYPES`, each in one piece. Null is an empty cell."""
     faults: dict[int, list[str]] = field(default_factory=dict)
     """For a row, by its index, the values that do not read as their column's kind."""
     warnings: list[str] = field(default_factory=list)
@@ -52,46 +52,62 @@ def type_columns(
     Raises:
         ImportRefused: A column is of another kind than the stored one.
     """
-    columns = [sheet.frame.get_column(LINE)]
-    faults: dict[int, list[str]] = {}
-    warnings: list[str] = []
-    for name in sheet.columns:
-        if name in stored and overrides.get(name, stored[name]) != stored[name]:
-            raise type_change(table, name, stored[name], overrides[name], "the type that was asked for")
-        told = stored.get(name) or overrides.get(name)
+    typing = _Typing(sheet, table, stored, overrides, trimmed)
+    columns = []
+    for column in sheet.series():
+        if (read := typing.read(column)) is not None:
+            columns.append(read.rechunk())
+        # Text goes before more of it comes.
+        del column, read
+    return Columns(pl.DataFrame(columns), typing.faults, typing.warnings)
+
+
+@dataclass
+class _Typing:
+    """What `type_columns` was given, and what it found so far."""
+
+    sheet: Sheet
+    table: TableName
+    stored: Mapping[str, Kind]
+    overrides: Mapping[str, Kind]
+    trimmed: set[str]
+    faults: dict[int, list[str]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def read(self, column: pl.Series) -> pl.Series | None:
+        """Read one column; null leaves it out."""
+        name = column.name
+        told = self._told(name)
         kind = told or kind_by_name(name)
-        column = sheet.frame.get_column(name)
         if column.dtype != pl.String:
-            natural = kind_of(column.dtype)
-            if kind in (None, natural):
-                columns.append(column)
-                continue
+            if kind in (None, kind_of(column.dtype)):
+                return column
             column = as_text(column)
-        text = column.str.strip_chars() if name in trimmed else column
-        known = (kind, read_as(text, kind)) if kind is not None else None
-        found, typed = known or recognise(text, textual=name in sheet.textual)
+        text = filled(column) if name in self.trimmed else column
+        textual = name in self.sheet.textual
+        found, read = (kind, read_as(text, kind)) if kind is not None else recognise(text, textual=textual)
         if found is None:
-            warnings.append(f"the column {name!r} has no value, so that its type is unknown: it was left out")
-            continue
-        bad = _unread(text, typed)
+            self.warnings.append(f"the column {name!r} has no value, so that its type is unknown: it was left out")
+            return None
+        bad = unread(text, read)
         if kind is not None and len(bad):
-            example = f"{column[bad[0]]!r} on line {columns[0][bad[0]]}"
-            other = _other_kind(text, kind, len(bad), textual=name in sheet.textual)
+            example = f"{column[bad[0]]!r} on line {self.sheet.rows([bad[0]]).item(0, LINE)}"
+            other = _other_kind(text, kind, len(bad), textual=textual)
             if other and told:
-                raise type_change(table, name, kind, other, example)
+                raise type_change(self.table, name, kind, other, example)
             if other:
-                warnings.append(f"the column {name!r} is of type {other}, not {kind}: {example}")
-                columns.append(read_as(text, other))
-                continue
+                self.warnings.append(f"the column {name!r} is of type {other}, not {kind}: {example}")
+                return read_as(text, other)
             for row in bad:
-                faults.setdefault(row, []).append(f"{name} {column[row]!r} does not read as {kind}")
-        columns.append(typed)
-    return Columns(pl.DataFrame(columns), faults, warnings)
+                self.faults.setdefault(row, []).append(f"{name} {column[row]!r} does not read as {kind}")
+        return read
 
-
-def _unread(text: pl.Series, typed: pl.Series) -> pl.Series:
-    """Give the places of cells that hold a value and did not read as their column's kind."""
-    return (filled(text).is_not_null() & typed.is_null() if typed.has_nulls() else typed.is_null()).arg_true()
+    def _told(self, name: str) -> Kind | None:
+        """Give the kind that the table or the person says a column has."""
+        stored, asked = self.stored.get(name), self.overrides.get(name)
+        if stored and asked and asked != stored:
+            raise type_change(self.table, name, stored, asked, "the type that was asked for")
+        return stored or asked
 
 
 def _other_kind(text: pl.Series, kind: Kind, bad: int, *, textual: bool) -> Kind | None:

@@ -86,6 +86,34 @@ def file_readable(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def file_unchanged(path: Path) -> Iterator[None]:
+    """Refuse a file that is written while it is read: it is read several times, and has to be the same each time.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ImportRefused: It changed. In place of the errors that this may have led to.
+    """
+
+    def state() -> tuple[int, int, int]:
+        with file_readable(path):
+            found = path.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    before = state()
+    refused = ImportRefused(f"{path} was changed while it was read", hint="Import it once it is complete.")
+    try:
+        yield
+    except Exception as error:
+        if state() != before:
+            raise refused from error
+        raise
+    if state() != before:
+        raise refused
+
+
 def encoding_of(path: Path, head: bytes) -> tuple[str, list[str]]:
     """Name a file's codec, reading the file once in bounded memory.
 
@@ -166,26 +194,37 @@ def delimiter_of(head: str) -> str:
     return max(DELIMITERS, key=line.count)
 
 
-def is_uniform(path: Path, delimiter: str, width: int) -> bool:
-    """Prove that each line of a file without quotes is a row of the header's length, and none is blank.
+def uniform_lines(path: Path, delimiter: str, width: int) -> int | None:
+    """Count the lines of a file without quotes in which each line is a row of the header's length, and none is blank.
 
     Polars refuses a row that is too long only where it reads all columns, and fills one that is too short without a
     word. So all but delimiters and line ends is taken out of the text, and what is left has to be one pattern.
+
+    Args:
+        path: The file.
+        delimiter: Between cells.
+        width: Cells of the header.
+
+    Returns:
+        The lines, with the header; null where the file is not of that kind.
     """
     others = bytes(set(range(256)) - set(delimiter.encode() + b'"\0\r\n'))
     row = delimiter.encode() * (width - 1) + b"\n"
-    left, last = b"", b""
-    with path.open("rb") as file:
+    left, last, lines = b"", b"", 0
+    with file_readable(path), path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             # In a file of one column nothing else tells a blank line from a row.
             if width == 1 and (b"\n\n" in last + chunk or b"\n\r" in last + chunk):
-                return False
+                return None
             left += chunk.translate(None, others)
             # A carriage return may be parted from its line feed; any other one is a line end to Python only.
             cut = left.rfind(b"\n") + 1
             whole, left = left[:cut].replace(b"\r\n", b"\n"), left[cut:]
-            if whole != row * (len(whole) // len(row)):
-                return False
+            count = len(whole) // len(row)
+            if whole != row * count:
+                return None
+            lines += count
             last = chunk[-1:]
     # The last line may lack its end; a lone cell leaves nothing of itself, unlike no line at all.
-    return left == row[:-1] or (not left and last in (b"", b"\n"))
+    unfinished = last not in (b"", b"\n")
+    return lines + unfinished if left == (row[:-1] if unfinished else b"") else None

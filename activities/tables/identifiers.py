@@ -16,9 +16,9 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from activities.tables.delta import reaching
-from activities.tables.encodings import file_readable
+from activities.tables.encodings import file_readable, file_unchanged
 from activities.tables.reading import DELIMITED, LINE, Layout, records, require_columns, scan_clean, survey
-from activities.tables.rejects import Reject, rejects_path, rejects_writable
+from activities.tables.rejects import rejects_path, rejects_writable
 from workflows.errors import ImportRefused
 
 Identifier: TypeAlias = Literal["user_id", "device_id"]
@@ -27,8 +27,11 @@ Identifier: TypeAlias = Literal["user_id", "device_id"]
 PIECE_ROWS = 50_000
 """Rows of a file that polars cannot read, parsed before they are written away."""
 
-PART_BYTES = 4 << 20
-"""How much of a file makes one more part: about as much as a processor's cache holds, hashed."""
+PART_ROWS = 350_000
+"""Rows of the file and of the table in one part: about as much as a processor's cache holds, hashed."""
+
+FEWER = 8
+"""A list that is so many times shorter than the table has the table sifted first, for what it may name."""
 
 BATCH_ROWS = 10_000
 
@@ -36,7 +39,6 @@ PARTS_LIMIT = 64
 """Most parts: each is an open file while they are written."""
 
 PART = "part"
-UNREAD = "unread"
 
 PIECE: dict[str, pl.DataType] = {LINE: pl.Int64(), "id": pl.String(), "reason": pl.String(), "row": pl.String()}
 """A row of the file: its id, or the reason why it has none."""
@@ -50,8 +52,8 @@ class IdentifierReport(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True)
 
     members: pl.DataFrame
-    """One row per matched id, in an order that depends on nothing but the ids and the size of the file: `user_id:
-    String`, never null, and `device_id: String`, null in a list of user ids."""
+    """One row per matched id, in no particular order: `user_id: String`, never null, and `device_id: String`, null in
+    a list of user ids."""
     rows: int
     """Rows of the file, without header and blank lines."""
     users: int
@@ -99,18 +101,19 @@ def read_identifiers(
     path = Path(path)
     if path.suffix.lower() not in DELIMITED:
         raise ImportRefused(f"{path}: a list of ids has to be a CSV", hint="Save it as .csv, .tsv or .txt.")
-    layout = survey(path)
-    index = _column(layout, column, identifier)
-    owners = _owners(identifier, users, devices)
-    if column is None and layout.header[index] != identifier:
-        _refuse_headless(layout, layout.header[index], identifier, owners)
-    with tempfile.TemporaryDirectory(prefix="journeys-ids-") as folder, file_readable(path):
-        read = _scan(layout, index, Path(folder))
-        parts = min(PARTS_LIMIT, 1 + path.stat().st_size // PART_BYTES)
-        report, rejected = _match(read, identifier, owners, Path(folder), parts)
+    with tempfile.TemporaryDirectory(prefix="journeys-ids-") as folder, file_unchanged(path), file_readable(path):
+        layout = survey(path)
+        index = _column(layout, column, identifier)
+        owners = _owners(identifier, users, devices)
+        if column is None and layout.header[index] != identifier:
+            _refuse_headless(layout, layout.header[index], identifier, owners)
+        file = _scan(layout, index, Path(folder))
+        matched = _match(file, identifier, owners, Path(folder))
+        rejects = _rejects(file, matched)
+        report = _report(file, identifier, matched, rejects)
         if not report.members.height:
-            raise _nothing(path, layout.header[index], identifier, report, read, owners)
-        rejects_file = _write_rejects(path, Path(rejects_dir) if rejects_dir else None, read, rejected)
+            raise _nothing(path, layout.header[index], identifier, report, file, owners)
+    rejects_file = _write_rejects(path, Path(rejects_dir) if rejects_dir else None, identifier, rejects)
     return report.model_copy(update={"rejects_file": rejects_file, "warnings": layout.warnings})
 
 
@@ -153,18 +156,33 @@ def _refuse_headless(layout: Layout, header: str, identifier: Identifier, owners
         )
 
 
-def _scan(layout: Layout, index: int, folder: Path) -> pl.LazyFrame:
-    """Read the file as `PIECE` says: by polars where its rows are proven, else exactly, through temporary files."""
-    if layout.clean:
+class _File(NamedTuple):
+    """A file of ids, which is read again each time that one of its frames is collected."""
+
+    ids: pl.LazyFrame
+    """`LINE: UInt32`, `id: String`, null in a row without one."""
+    rows: int
+    texts: pl.LazyFrame
+    """`LINE: Int64`, `reason: String` why the row has no id, `row: String` as it stands in the file."""
+
+
+def _scan(layout: Layout, index: int, folder: Path) -> _File:
+    """Make a file readable: by polars where its rows are proven, else exactly, through temporary files."""
+    if layout.rows is not None:
         names = [f"\x1f{number}" for number in range(len(layout.header))]
         text = pl.col(names[index]).str.strip_chars()
+        ids = scan_clean(layout, names).select(LINE, id=pl.when(text != "").then(text))
         row = pl.concat_str(pl.col(names).fill_null(""), separator=layout.delimiter)
-        rows = scan_clean(layout, names).with_columns(id=pl.when(text != "").then(text), row=row)
-        reason = pl.when(pl.col("id").is_null()).then(pl.lit(EMPTY))
-        return rows.select(LINE, "id", reason.alias("reason"), "row")
-    for number, piece in enumerate(_pieces(layout, index)):
-        piece.write_parquet(folder / f"{number:06}.parquet")
-    return pl.scan_parquet(folder / "*.parquet")
+        lines = scan_clean(layout, names).with_columns(row=row)
+        rows, texts = layout.rows, lines.with_columns(reason=pl.lit(EMPTY))
+    else:
+        rows = 0
+        for number, piece in enumerate(_pieces(layout, index)):
+            piece.write_parquet(folder / f"{number:06}.parquet")
+            rows += piece.height
+        ids = texts = pl.scan_parquet(folder / "*.parquet")
+    line = pl.col(LINE).cast(pl.UInt32)
+    return _File(ids.select(line, "id"), rows, texts.select(LINE, "reason", "row"))
 
 
 def _pieces(layout: Layout, index: int) -> Iterator[pl.DataFrame]:
@@ -180,78 +198,51 @@ def _pieces(layout: Layout, index: int) -> Iterator[pl.DataFrame]:
     yield pl.DataFrame(taken, schema=PIECE, orient="row")
 
 
-def _match(
-    read: pl.LazyFrame, identifier: Identifier, owners: pl.LazyFrame, folder: Path, parts: int
-) -> tuple[IdentifierReport, pl.DataFrame]:
-    """Match the ids and count every row once.
-
-    Args:
-        read: The file's rows, as `PIECE` says.
-        identifier: What the ids are.
-        owners: The known ids: `id`, `user_id`, `device_id`.
-        folder: For temporary files.
-        parts: How many parts to match one by one.
-
-    Returns:
-        The report without the rejects file, and `LINE` with `reason` of the rows that did not match.
-    """
-    # Of user ids the owner is the id itself: one column is enough.
-    columns = ["id"] if identifier == "user_id" else ["id", "user_id", "device_id"]
-    unread = pl.col("reason").is_not_null()
-    said = pl.when(unread).then(pl.col("reason")).otherwise(pl.col("id"))
-    given = read.select(pl.col(LINE).cast(pl.UInt32), said.alias("id"), unread.alias(UNREAD))
-    listed = _parted(given, folder / "listed", parts)
-    with reaching("the tables"):
-        known = _parted(owners.select(columns), folder / "known", parts)
-    # One by one: side by side they take a tenth less time, and an eighth more memory.
-    done = [_match_part(listed(part), known(part), identifier) for part in range(parts)]
-    members = pl.concat([part.members for part in done])
-    refused = pl.concat([part.rejected for part in done]).sort(LINE)
-    unknown, duplicates = sum(part.unknown for part in done), sum(part.duplicates for part in done)
-    empty = int((refused.get_column("reason") == EMPTY).sum())
-    report = IdentifierReport(
-        members=members,
-        rows=sum(part.rows for part in done),
-        users=members.get_column("user_id").n_unique() if identifier == "device_id" else members.height,
-        unknown=unknown,
-        duplicates=duplicates,
-        empty=empty,
-        rejected=refused.height - unknown - empty,
-        rejects_file=None,
-        warnings=[],
-    )
-    return report, refused
-
-
-class _Part(NamedTuple):
-    """What became of one part of the file."""
+class _Matched(NamedTuple):
+    """What became of the rows of a file, or of a part of it."""
 
     members: pl.DataFrame
+    """As the report has them."""
     rejected: pl.DataFrame
-    """`LINE: UInt32`, `reason: String`."""
-    rows: int
-    unknown: int
+    """`LINE: UInt32`, and `unknown: String`, the id that the table lacks; null for a row that has none."""
     duplicates: int
 
 
-def _match_part(lines: pl.DataFrame, known: pl.DataFrame, identifier: Identifier) -> _Part:
+def _match(file: _File, identifier: Identifier, owners: pl.LazyFrame, folder: Path) -> _Matched:
+    """Match the ids of a file with the known ones, `id`, `user_id`, `device_id`, in bounded memory."""
+    # Of user ids the owner is the id itself: one column is enough.
+    known = owners.select("id") if identifier == "user_id" else owners
+    with reaching("the tables"):
+        stored = known.select(pl.len()).collect(engine="streaming").item()
+        if file.rows * FEWER < stored:
+            named = file.ids.select("id").collect(engine="streaming")
+            known, stored = known.join(named.lazy(), on="id", how="semi"), file.rows
+        parts = min(PARTS_LIMIT, 1 + (file.rows + stored) // PART_ROWS)
+        listed_in, known_in = _parted(file.ids, folder / "listed", parts), _parted(known, folder / "known", parts)
+    # One by one: two side by side take a twentieth less time, and more memory.
+    done = [_match_part(listed_in(part), known_in(part), identifier) for part in range(parts)]
+    return _Matched(
+        pl.concat([part.members for part in done]),
+        pl.concat([part.rejected for part in done]),
+        sum(part.duplicates for part in done),
+    )
+
+
+def _match_part(listed: pl.DataFrame, known: pl.DataFrame, identifier: Identifier) -> _Matched:
     """Match all rows of the file whose ids fall into one part with the known ids that do."""
-    if not lines.get_column(LINE).is_sorted():
-        lines = lines.sort(LINE)
-    faulty = lines.filter(pl.col(UNREAD)).select(LINE, reason="id")
-    ids = lines.filter(~pl.col(UNREAD)).select(LINE, "id")
-    first = ids.filter(pl.col("id").is_first_distinct())
+    if not listed.get_column(LINE).is_sorted():
+        listed = listed.sort(LINE)
+    given = listed.drop_nulls("id")
+    first = given.filter(pl.col("id").is_first_distinct())
     held = first.get_column("id").is_in(known.get_column("id").implode())
     found = first.filter(held)
-    # An unknown id is rejected once, on its first line.
-    strange = first.filter(~held)
-    reason = pl.lit(f"no {identifier} ") + pl.col("id") + " in the table"
     if identifier == "device_id":
-        found = found.join(known, on="id", maintain_order="left").select("user_id", "device_id")
+        members = found.join(known, on="id", maintain_order="left").select("user_id", "device_id")
     else:
-        found = found.select(pl.col("id").alias("user_id"), pl.lit(None, pl.String).alias("device_id"))
-    rejected = pl.concat([faulty, strange.select(LINE, reason.alias("reason"))])
-    return _Part(found, rejected, lines.height, strange.height, ids.height - first.height)
+        members = found.select(pl.col("id").alias("user_id"), pl.lit(None, pl.String).alias("device_id"))
+    # An unknown id is rejected once, on its first line.
+    rejected = pl.concat([listed.filter(pl.col("id").is_null()), first.filter(~held)])
+    return _Matched(members, rejected.select(LINE, unknown="id"), given.height - first.height)
 
 
 def _parted(frame: pl.LazyFrame, folder: Path, parts: int) -> Callable[[int], pl.DataFrame]:
@@ -274,16 +265,38 @@ def _parted(frame: pl.LazyFrame, folder: Path, parts: int) -> Callable[[int], pl
     return part
 
 
-def _write_rejects(path: Path, folder: Path | None, read: pl.LazyFrame, rejected: pl.DataFrame) -> str | None:
+def _rejects(file: _File, matched: _Matched) -> pl.DataFrame:
+    """Read the rows that did not match, in the order of the file: `LINE`, `unknown`, `reason`, `row`."""
+    rejected = matched.rejected.with_columns(pl.col(LINE).cast(pl.Int64))
+    wanted = pl.col(LINE).is_in(rejected.get_column(LINE).implode())
+    return file.texts.filter(wanted).collect(engine="streaming").join(rejected, on=LINE).sort(LINE)
+
+
+def _report(file: _File, identifier: Identifier, matched: _Matched, rejects: pl.DataFrame) -> IdentifierReport:
+    """Count every row of the file once."""
+    members, unknown = matched.members, rejects.get_column("unknown").count()
+    empty = rejects.filter(pl.col("unknown").is_null() & (pl.col("reason") == EMPTY)).height
+    return IdentifierReport(
+        members=members,
+        rows=file.rows,
+        users=members.get_column("user_id").n_unique() if identifier == "device_id" else members.height,
+        unknown=unknown,
+        duplicates=matched.duplicates,
+        empty=empty,
+        rejected=rejects.height - unknown - empty,
+        rejects_file=None,
+        warnings=[],
+    )
+
+
+def _write_rejects(path: Path, folder: Path | None, identifier: Identifier, rejects: pl.DataFrame) -> str | None:
     """Write the rejects file, as `rejects.write_rejects` does, with the rows as they stand in the file."""
-    if not rejected.height:
+    if not rejects.height:
         return None
     target = rejects_path(path, folder)
-    rejected = rejected.with_columns(pl.col(LINE).cast(pl.Int64))
-    wanted = pl.col(LINE).is_in(rejected.get_column(LINE).implode())
-    rows = read.filter(wanted).select(LINE, "row").collect(engine="streaming").join(rejected, on=LINE).sort(LINE)
+    said = pl.lit(f"no {identifier} ") + pl.col("unknown") + " in the table"
     with rejects_writable(target) as unfinished:
-        rows.rename({LINE: "line"}).select(Reject._fields).write_csv(unfinished)
+        rejects.select(line=LINE, reason=pl.coalesce(said, "reason"), row="row").write_csv(unfinished)
     return str(target)
 
 
@@ -292,13 +305,13 @@ def _nothing(
     column: str,
     identifier: Identifier,
     report: IdentifierReport,
-    read: pl.LazyFrame,
+    file: _File,
     owners: pl.LazyFrame,
 ) -> ImportRefused:
     """Word the refusal of a file without a single known id, with an id of each side to compare."""
     with reaching("the tables"):
         known = owners.select("id").head(1).collect().to_series().to_list()
-    found = read.select("id").drop_nulls().head(1).collect().to_series().to_list()
+    found = file.ids.select("id").drop_nulls().head(1).collect().to_series().to_list()
     counts = f"{report.rows} rows: {report.unknown} unknown, {report.empty} empty, {report.rejected} unreadable"
     if not known:
         hint = f"No {identifier} is stored yet: import users or devices first."

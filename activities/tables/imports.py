@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from activities.tables.changes import check_columns
 from activities.tables.columns import Columns, type_columns
 from activities.tables.delta import COLUMNS, MergeReport, Tables
+from activities.tables.encodings import file_unchanged
 from activities.tables.inference import as_text
 from activities.tables.reading import DELIMITED, LINE, Sheet, read_delimited, require_columns
 from activities.tables.rejects import Reject, write_rejects
@@ -103,34 +105,38 @@ def import_table(
     """
     path = Path(path)
     overrides = dict(schema_overrides or {})
-    sheet = _read(path)
-    require_columns(path, sheet.columns, [*REQUIRED[table], *overrides])
-    if table == "devices" and (ours := {DEAD_ADDRESS, DEAD_SINCE} & set(sheet.columns)):
-        raise ImportRefused(
-            f"{path}: the column {min(ours)!r} is kept by the engine: it tells which address a provider called dead",
-            hint="Leave it out, or give it another name.",
-        )
-    stored = tables.schema(table)
-    typed = type_columns(sheet, table, stored=stored, overrides=overrides, trimmed=set(COLUMNS[table]))
-    warnings = [*sheet.warnings, *typed.warnings]
-    taken, rejects = _take(sheet, typed, REQUIRED[table])
-    check_columns(table, taken.drop(LINE), stored)
+    with tempfile.TemporaryDirectory(prefix="journeys-rows-") as scratch, file_unchanged(path):
+        sheet = _read(path, Path(scratch))
+        require_columns(path, sheet.columns, [*REQUIRED[table], *overrides])
+        if table == "devices" and (ours := {DEAD_ADDRESS, DEAD_SINCE} & set(sheet.columns)):
+            raise ImportRefused(
+                f"{path}: the column {min(ours)!r} is kept by the engine: it tells which address a provider called "
+                "dead",
+                hint="Leave it out, or give it another name.",
+            )
+        stored = tables.schema(table)
+        typed = type_columns(sheet, table, stored=stored, overrides=overrides, trimmed=set(COLUMNS[table]))
+        check_columns(table, typed.frame.schema, stored)
+        good, rejects = _judge(sheet, typed, REQUIRED[table])
     rejects_file = write_rejects(path, Path(rejects_dir) if rejects_dir else None, rejects)
-    if rejects and not taken.height:
+    warnings = [*sheet.warnings, *typed.warnings]
+    read = sheet.height + len(sheet.rejects)
+    rows, absent = typed.frame, sheet.absent
+    # What the file says is in the rows now, and they may be copied next.
+    del sheet, typed
+    if good is not None:
+        rows = rows.filter(good)
+        absent = {name: mask.filter(good) for name, mask in absent.items()}
+    if rejects and not rows.height:
         raise ImportRefused(
             f"{path}: none of its {len(rejects)} rows can be imported; line {rejects[0].line}: {rejects[0].reason}",
             hint=f"All of them with their reasons are in {rejects_file}.",
         )
-    if not taken.height:
+    if not rows.height:
         warnings.append(f"{path.name} has a header and no rows")
-    rows = taken.drop(LINE)
     if table == "events":
         rows = _with_event_ids(rows)
         warnings += _future(rows, now)
-    key = KEYS[table]
-    if repeated := rows.height - rows.get_column(key).n_unique():
-        verb, article = ("rows repeat" if repeated > 1 else "row repeats"), ("an" if table == "events" else "a")
-        warnings.append(f"{repeated} {verb} {article} {key}: the last one of each was taken")
     users_added = 0
     if table != "users":
         # First, so that a crash in between leaves users without devices and never the reverse.
@@ -140,11 +146,11 @@ def import_table(
         rows = rows.with_columns(pl.col("platform").str.to_lowercase())
     if table == "devices" and "opt_in" not in rows.columns:
         warnings.append("no column opt_in: new devices are opted in")
-    absent = {name: _kept(mask, sheet, taken) for name, mask in sheet.absent.items() if name in rows.columns}
-    read = sheet.frame.height + len(sheet.rejects)
-    # The file as text is of no more use, and as large as what is written.
-    del sheet, typed, taken
+    absent = {name: mask for name, mask in absent.items() if name in rows.columns}
     written = _write(tables, table, rows, absent)
+    if repeated := written.repeated:
+        verb, article = ("rows repeat" if repeated > 1 else "row repeats"), ("an" if table == "events" else "a")
+        warnings.append(f"{repeated} {verb} {article} {KEYS[table]}: the last one of each was taken")
     return ImportReport(
         table=table,
         version=written.version,
@@ -159,11 +165,11 @@ def import_table(
     )
 
 
-def _read(path: Path) -> Sheet:
+def _read(path: Path, scratch: Path) -> Sheet:
     """Read a file by its extension."""
     suffix = path.suffix.lower()
     if suffix in DELIMITED:
-        return read_delimited(path)
+        return read_delimited(path, scratch)
     if suffix in NDJSON:
         return read_ndjson(path)
     if suffix in PARQUET:
@@ -174,8 +180,8 @@ def _read(path: Path) -> Sheet:
     )
 
 
-def _take(sheet: Sheet, typed: Columns, required: Iterable[str]) -> tuple[pl.DataFrame, list[Reject]]:
-    """Part the rows that can be imported from those that cannot, in the order of the file."""
+def _judge(sheet: Sheet, typed: Columns, required: Iterable[str]) -> tuple[pl.Series | None, list[Reject]]:
+    """Tell which rows can be imported, null meaning all, and give the others in the order of the file."""
     faults = dict(typed.faults)
     for name in required:
         for row in typed.frame.get_column(name).is_null().arg_true():
@@ -186,16 +192,14 @@ def _take(sheet: Sheet, typed: Columns, required: Iterable[str]) -> tuple[pl.Dat
         for row in (typed.frame.get_column(name).str.len_chars() > ID_LIMIT).arg_true():
             faults[row] = [*faults.get(row, []), f"{name} is longer than {ID_LIMIT} characters"]
     rejects = list(sheet.rejects)
-    if faults:
-        bad = sheet.frame[list(faults)]
-        cells = pl.DataFrame([as_text(bad.get_column(name)) for name in sheet.columns])
-        texts = (_as_csv(row) for row in cells.iter_rows())
-        lines = bad.get_column(LINE)
-        rejects += map(Reject, lines, ("; ".join(reasons) for reasons in faults.values()), texts)
     if not faults:
-        return typed.frame, sorted(rejects)
-    good = pl.Series([row not in faults for row in range(typed.frame.height)], dtype=pl.Boolean)
-    return typed.frame.filter(good), sorted(rejects)
+        return None, sorted(rejects)
+    bad = sheet.rows(faults)
+    cells = pl.DataFrame([as_text(bad.get_column(name)) for name in sheet.columns])
+    texts = (_as_csv(row) for row in cells.iter_rows())
+    rejects += map(Reject, bad.get_column(LINE), ("; ".join(faults[row]) for row in sorted(faults)), texts)
+    good = pl.repeat(True, typed.frame.height, dtype=pl.Boolean, eager=True).scatter(sorted(faults), False)
+    return good, sorted(rejects)
 
 
 def _as_csv(cells: Iterable[str | None]) -> str:
@@ -203,11 +207,6 @@ def _as_csv(cells: Iterable[str | None]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="").writerow(cells)
     return buffer.getvalue()
-
-
-def _kept(mask: pl.Series, sheet: Sheet, taken: pl.DataFrame) -> pl.Series:
-    """Give a mask over the sheet's rows for the taken rows only."""
-    return mask.filter(sheet.frame.get_column(LINE).is_in(taken.get_column(LINE).implode()))
 
 
 def _write(tables: Tables, table: ImportedTable, rows: pl.DataFrame, absent: Mapping[str, pl.Series]) -> MergeReport:

@@ -16,15 +16,20 @@ from typing import NamedTuple, TextIO
 
 import polars as pl
 
-from activities.tables.encodings import delimiter_of, encoding_of, file_readable, head_of, is_uniform
+from activities.tables.encodings import delimiter_of, encoding_of, file_readable, head_of, uniform_lines
 from activities.tables.rejects import Reject
 from workflows.errors import ImportRefused
 
 LINE = "\x1fline"
 """The column of a sheet that holds each row's line in the file, from 1. No file's column can be called so."""
 
+INDEX = "\x1findex"
+
 DELIMITED = {".csv", ".txt", ".tsv", ".tab"}
-CHUNK_ROWS = 50_000
+PIECE_ROWS = 50_000
+"""Rows of a file that polars cannot read, parsed before they are written away."""
+CELLS_AT_ONCE = 3_000_000
+"""Cells of a file that are held as text together: some 40 bytes each."""
 
 COLUMN_LIMIT = 1_000
 """Most columns of a file: each row pays for all of them, in memory and on disk."""
@@ -48,11 +53,13 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Sheet:
-    """A file as it was read, before its columns have types."""
+    """A file as it can be read, before its columns have types."""
 
-    frame: pl.DataFrame
-    """One row per good row of the file: `LINE: Int64`, then the columns in file order, as text (null: empty) or, from
-    Parquet, in one of the dtypes of `DTYPES`."""
+    scan: pl.LazyFrame
+    """One row per good row of the file, in its order: `LINE: Int64`, then the columns in file order, as text (null:
+    empty) or, from Parquet, in one of the dtypes of `DTYPES`. Each time that it is collected, a CSV is read again."""
+    height: int
+    """How many rows that are."""
     rejects: list[Reject] = field(default_factory=list)
     """The rows that could not be read."""
     textual: frozenset[str] = frozenset()
@@ -65,7 +72,20 @@ class Sheet:
     @property
     def columns(self) -> list[str]:
         """The file's own columns, in its order."""
-        return [column for column in self.frame.columns if column != LINE]
+        return [column for column in self.scan.collect_schema().names() if column != LINE]
+
+    def series(self) -> Iterator[pl.Series]:
+        """Read the columns in their order, few at a time: as text a file takes more memory than as values."""
+        names = self.columns
+        step = max(1, CELLS_AT_ONCE // max(1, self.height))
+        for start in range(0, len(names), step):
+            yield from self.scan.select(names[start : start + step]).collect(engine="streaming").iter_columns()
+
+    def rows(self, indices: Iterable[int]) -> pl.DataFrame:
+        """Read some rows, by their indices from 0, in the order of the file."""
+        wanted = pl.Series(sorted(indices), dtype=pl.UInt32).implode()
+        numbered = self.scan.with_row_index(INDEX)
+        return numbered.filter(pl.col(INDEX).is_in(wanted)).drop(INDEX).collect(engine="streaming")
 
 
 @dataclass(frozen=True)
@@ -78,8 +98,9 @@ class Layout:
     delimiter: str
     header: list[str]
     """Column names without surrounding spaces; empty for a column without a name."""
-    clean: bool
-    """Every row is proven to be one line of UTF-8, without quotes, with as many cells as the header."""
+    rows: int | None
+    """How many rows follow the header, where every row is proven to be one line of UTF-8, without quotes, with as many
+    cells as the header; null where they have to be read one by one."""
     warnings: list[str]
 
 
@@ -106,9 +127,8 @@ def survey(path: Path) -> Layout:
         raise ImportRefused(f"{path} is empty", hint="Its first line has to name the columns.")
     header = [cell.strip() for cell in record.cells]
     check_names(path, header)
-    clean = encoding.startswith("utf-8") and record.line == 1
-    clean = clean and is_uniform(path, delimiter, len(header))
-    return Layout(path, encoding, delimiter, header, clean, warnings)
+    lines = uniform_lines(path, delimiter, len(header)) if encoding.startswith("utf-8") and record.line == 1 else None
+    return Layout(path, encoding, delimiter, header, None if lines is None else lines - 1, warnings)
 
 
 def records(layout: Layout) -> Iterator[Record]:
@@ -137,11 +157,12 @@ def records(layout: Layout) -> Iterator[Record]:
             blank.append(record._replace(cells=[""]))
 
 
-def read_delimited(path: Path) -> Sheet:
-    """Read a delimited file as columns of text.
+def read_delimited(path: Path, scratch: Path) -> Sheet:
+    """Make a delimited file readable as columns of text.
 
     Args:
         path: The file.
+        scratch: An empty folder that lasts as long as the sheet: rows that polars cannot read itself are kept in it.
 
     Returns:
         The sheet.
@@ -152,26 +173,26 @@ def read_delimited(path: Path) -> Sheet:
     layout = survey(path)
     names = [name or f"\x1f{index}" for index, name in enumerate(layout.header)]
     rejects: list[Reject] = []
-    if layout.clean:
-        with file_readable(path):
-            frame = scan_clean(layout, names).collect()
+    if layout.rows is not None:
+        scan, height = scan_clean(layout, names), layout.rows
     else:
-        frame = _read_exactly(layout, names, rejects)
+        height = _read_exactly(layout, names, rejects, scratch)
+        scan = pl.scan_parquet(scratch / "*.parquet")
     unnamed = [name for name in names if name.startswith("\x1f")]
     for name in unnamed:
-        if frame.select((pl.col(name).str.strip_chars() != "").any()).item():
+        if scan.select((pl.col(name).str.strip_chars() != "").any()).collect().item():
             raise ImportRefused(
                 f"{path}: column {names.index(name) + 1} has values and no name in the header",
                 hint="Name it in the first line, or remove it.",
             )
-    return Sheet(frame.select(LINE, pl.exclude(LINE, *unnamed)), rejects, warnings=layout.warnings)
+    return Sheet(scan.select(LINE, pl.exclude(LINE, *unnamed)), height, rejects, warnings=layout.warnings)
 
 
 def scan_clean(layout: Layout, names: list[str]) -> pl.LazyFrame:
     """Scan the rows of a clean file with polars.
 
     Args:
-        layout: What `survey` found; `clean` has to be true.
+        layout: What `survey` found; its rows have to be counted.
         names: A name for each column.
 
     Returns:
@@ -192,21 +213,27 @@ def scan_clean(layout: Layout, names: list[str]) -> pl.LazyFrame:
     return scanned.with_columns(pl.col(LINE).cast(pl.Int64))
 
 
-def _read_exactly(layout: Layout, names: list[str], rejects: list[Reject]) -> pl.DataFrame:
-    """Read any file row by row, and put aside the rows that cannot be taken."""
+def _read_exactly(layout: Layout, names: list[str], rejects: list[Reject], folder: Path) -> int:
+    """Read any file row by row into files of some rows each, put aside those that cannot be taken, count the others."""
     schema = {**dict.fromkeys(names, pl.String()), LINE: pl.Int64()}
-    parts = [pl.DataFrame(schema=schema)]
     taken: list[list[str | int]] = []
+    height = 0
+
+    def write() -> None:
+        piece = pl.DataFrame(taken, schema=schema, orient="row")
+        piece.write_parquet(folder / f"{height:012}.parquet", compression="lz4")
+
     for record in records(layout):
         if record.fault:
             rejects.append(Reject(record.line, record.fault, record.text))
             continue
         taken.append([*record.cells, record.line])
-        if len(taken) == CHUNK_ROWS:
-            parts.append(pl.DataFrame(taken, schema=schema, orient="row"))
-            taken = []
-    parts.append(pl.DataFrame(taken, schema=schema, orient="row"))
-    return pl.concat(parts)
+        if len(taken) == PIECE_ROWS:
+            write()
+            height += len(taken)
+            taken.clear()
+    write()
+    return height + len(taken)
 
 
 def check_names(path: Path, names: Iterable[str]) -> None:

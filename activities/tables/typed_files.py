@@ -77,7 +77,8 @@ def read_ndjson(path: Path) -> Sheet:
     columns = {key: pl.Series(key, [row.get(key) for row in rows], dtype=pl.String) for key in textual}
     absent = {key: pl.Series(key, [key not in row for row in rows], dtype=pl.Boolean) for key in textual}
     return Sheet(
-        pl.DataFrame({LINE: pl.Series(LINE, lines, dtype=pl.Int64), **columns}),
+        pl.DataFrame({LINE: pl.Series(LINE, lines, dtype=pl.Int64), **columns}).lazy(),
+        len(lines),
         rejects,
         textual=frozenset(key for key, is_text in textual.items() if is_text),
         absent={key: mask for key, mask in absent.items() if mask.any()},
@@ -107,7 +108,7 @@ def read_parquet(path: Path) -> Sheet:
     columns = [_column(path, column) for column in frame]
     numbered = pl.int_range(1, frame.height + 1, dtype=pl.Int64, eager=True).alias(LINE)
     textual = frozenset(column.name for column in columns if column.dtype == pl.String)
-    return Sheet(pl.DataFrame([numbered, *columns]), textual=textual)
+    return Sheet(pl.DataFrame([numbered, *columns]).lazy(), frame.height, textual=textual)
 
 
 def _never(text: str) -> None:
