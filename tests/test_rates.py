@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select, update
 from temporalio.exceptions import ApplicationError
@@ -226,3 +227,77 @@ async def test_rates_are_shared_and_ramp(house: House) -> None:
     one.set_limit("apns", None)
     now[0] += 5
     assert await taken() == 200
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    limit=st.integers(1, 30),
+    asked=st.lists(st.tuples(st.floats(0, 3), st.integers(1, 60), st.booleans()), min_size=1, max_size=25),
+)
+def test_the_limit_holds_over_time_however_much_one_user_needs(
+    house: House, limit: int, asked: list[tuple[float, int, bool]]
+) -> None:
+    """Granted whole or not at all; from any second on no more than the limit a second and one user's devices."""
+    now = [2_000_000.0]
+    pair = [Rates(house.stores.ledger.database, lambda: now[0]) for _ in range(2)]
+    pair[0].set_limit("relay", None)
+    pair[0].set_limit("relay", limit)
+    granted: list[tuple[int, int]] = []
+
+    async def ask() -> None:
+        for seconds, number, other in asked:
+            now[0] += seconds
+            if await pair[other].take("relay", 0, number):
+                granted.append((int(now[0]), number))
+
+    asyncio.run(ask())
+    assert granted[:1] == [(int(2_000_000 + asked[0][0]), asked[0][1])], "whoever comes first is not refused"
+    most = max(number for _, number, _ in asked)
+    for place, (start, _) in enumerate(granted):
+        within = 0
+        for second, number in granted[place:]:
+            within += number
+            assert within <= limit * (second - start + 1) + most - 1
+
+
+async def test_a_user_with_more_devices_than_the_allowance(house: House) -> None:
+    """Under a limit of one a second, thirty devices of a user are sent to at once, and thirty seconds pay for them."""
+    rows = "".join(f"x{number},u2,ios,relay,x{number},true\n" for number in range(29))
+    house.load("devices", DEVICES + rows)
+    sending, rates = Sending(house, Relay()), house.stores.rates
+    rates.set_limit("relay", 1)
+    assert await sending.push("u2", DeliveryRules(), "marketing") == "30 devices: 30 accepted"
+    assert not await rates.take("relay", 2)
+    later = Rates(house.stores.ledger.database, lambda: time.time() + 27)
+    assert not await later.take("relay", 0)
+    later = Rates(house.stores.ledger.database, lambda: time.time() + 31)
+    assert await later.take("relay", 0)
+
+
+async def test_users_with_two_devices_all_get_their_turn(house: House) -> None:
+    """Under a limit far below what is asked for, every message that is allowed is sent, to one user after another."""
+    users = [f"v{number}" for number in range(8)]
+    house.load("users", "user_id\n" + "".join(f"{user}\n" for user in users))
+    rows = "".join(f"{user}{one},{user},ios,relay,{user}{one},true\n" for user in users for one in "ab")
+    house.load("devices", DEVICES + rows)
+    sending, rates = Sending(house, Relay()), house.stores.rates
+    rates.set_limit("relay", 1)
+    pushes = asyncio.gather(*(sending.push(user, DeliveryRules(), "marketing") for user in users))
+    await asyncio.sleep(4.5)
+    assert 4 <= len(sending.relay.taken) <= 7
+    assert all(f"{one[:-1]}{other}" in sending.relay.taken for one in sending.relay.taken for other in "ab")
+    rates.set_limit("relay", None)
+    assert set(await pushes) == {"2 devices: 2 accepted"}
+
+
+async def test_a_device_that_comes_while_the_push_waits_its_turn(house: House) -> None:
+    """No turn was waited for on behalf of a device that is new: the push goes to those that it was taken for."""
+    house.load("devices", DEVICES)
+    sending, rates = Sending(house, Relay()), house.stores.rates
+    rates.set_limit("relay", 1)
+    assert await rates.take("relay", 0, 2)
+    pushing = asyncio.create_task(sending.push("u2", DeliveryRules(), "marketing"))
+    await asyncio.sleep(0.5)
+    house.load("devices", DEVICES + "new,u2,ios,relay,new,true\n")
+    assert await pushing == "1 device: 1 accepted"
+    assert sending.relay.taken == ["r2"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from activities.push.messages import MissingValue, Rendered, render
@@ -34,6 +34,12 @@ class Composed:
     def providers(self) -> set[str]:
         """The providers of those devices."""
         return {str(device["provider"]) for device, _ in self.messages}
+
+    def among(self, asked: Composed) -> Composed:
+        """Leave out what goes to devices, or by providers, that an earlier composition does not send to."""
+        known = {(device["device_id"], device["provider"]) for device, _ in asked.messages}
+        kept = [one for one in self.messages if (one[0]["device_id"], one[0]["provider"]) in known]
+        return replace(self, messages=kept)
 
 
 def compose(

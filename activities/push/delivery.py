@@ -8,7 +8,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -138,9 +138,9 @@ class PushActivities:
         began = time.monotonic()
         waiting = await self._sender.waiting(composed)
         if time.monotonic() - began > PROMPT_SECONDS:
-            # Who opted out while this push waited its turn gets nothing; a new provider's turn was not waited for.
-            again, asked = await self._composed(case), composed.providers
-            composed = replace(again, messages=[one for one in again.messages if one[0]["provider"] in asked])
+            # Who opted out while this push waited its turn gets nothing; for new devices no turn was waited for.
+            again = await self._composed(case)
+            composed = again.among(composed)
             if not again.messages:
                 return _not_sent(element, again.outcome, again.because)
             if not composed.messages:

@@ -122,15 +122,20 @@ class Rates:
         self._leases: dict[str, _Lease] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
-    async def take(self, provider: str, patience: float) -> bool:
-        """Take one message from a provider's allowance, waiting for it if need be.
+    async def take(self, provider: str, patience: float, number: int = 1) -> bool:
+        """Take messages from a provider's allowance, all of them or none, waiting for them if need be.
+
+        What is more than the rest of a second's allowance is borrowed from the next seconds, which give nothing until
+        it is paid back. So a user's devices are sent to together however low the limit is, nobody holds a part of what
+        he needs while others wait for theirs, and over any longer time the limit holds.
 
         Args:
             provider: The provider.
             patience: Longest wait, seconds.
+            number: How many messages.
 
         Returns:
-            Whether there was one in time.
+            Whether they came in time.
 
         Raises:
             StoreUnavailable: The ledger cannot be reached.
@@ -142,39 +147,44 @@ class Rates:
                 now = self._clock()
                 if now < lease.unlimited_until:
                     return True
-                if lease.left > 0 and lease.window == int(now):
-                    lease.left -= 1
+                if lease.window != int(now):
+                    lease.left, lease.window = 0, int(now)
+                if lease.left < number:
+                    granted = await self._database.write(
+                        partial(self._lease, provider=provider, now=now, number=number - lease.left),
+                        keys=[f"rate of {provider}"],
+                    )
+                    if granted is None:
+                        lease.unlimited_until = now + LOOK_SECONDS
+                        return True
+                    lease.left += granted
+                if lease.left >= number:
+                    lease.left -= number
                     return True
-                granted = await self._database.write(
-                    partial(self._lease, provider=provider, now=now), keys=[f"rate of {provider}"]
-                )
-                if granted is None:
-                    lease.unlimited_until = now + LOOK_SECONDS
-                elif granted:
-                    lease.left, lease.window = granted, int(now)
-                else:
-                    wait = int(now) + 1 - now
-                    if now + wait > until:
-                        return False
-                    await asyncio.sleep(wait)
+                wait = int(now) + 1 - now
+                if now + wait > until:
+                    return False
+                await asyncio.sleep(wait)
 
-    def _lease(self, connection: Connection, *, provider: str, now: float) -> int | None:
-        """Lease some of this second's allowance; None where there is no limit."""
+    def _lease(self, connection: Connection, *, provider: str, now: float, number: int) -> int | None:
+        """Lease some of this second's allowance, at least what is needed, or none of it; None without a limit."""
         row = connection.execute(select(push_rates).where(push_rates.c.provider == provider)).first()
         if row is None:
             return None
         window = int(now)
-        used = row.used if row.window == window else 0
         ramp_from = now if now - row.window > RAMP_SECONDS else row.ramp_from
         ramp = min(1.0, RAMP_START + (1 - RAMP_START) * (now - ramp_from) / RAMP_SECONDS)
         allowance = max(1, int(row.per_second * ramp))
-        granted = min(max(1, int(row.per_second * LEASE_SHARE)), max(0, allowance - used))
-        if granted:
-            connection.execute(
-                push_rates.update()
-                .where(push_rates.c.provider == provider)
-                .values(window=window, used=used + granted, ramp_from=ramp_from)
-            )
+        # What was borrowed is more than the seconds since have paid.
+        used = max(0, row.used - allowance * (window - row.window))
+        if used >= allowance:
+            return 0
+        granted: int = max(number, min(int(row.per_second * LEASE_SHARE), allowance - used))
+        connection.execute(
+            push_rates.update()
+            .where(push_rates.c.provider == provider)
+            .values(window=window, used=used + granted, ramp_from=ramp_from)
+        )
         return granted
 
     def set_limit(self, provider: str, per_second: float | None) -> None:
@@ -191,7 +201,8 @@ class Rates:
             fresh = {"per_second": per_second, "window": 0, "used": 0, "ramp_from": 0.0}
             statement = self._database.insert(push_rates).values(provider=provider, **fresh)
             connection.execute(
-                statement.on_conflict_do_update(index_elements=["provider"], set_={"per_second": per_second})
+                # What was borrowed at another rate is forgotten.
+                statement.on_conflict_do_update(index_elements=["provider"], set_={"per_second": per_second, "used": 0})
             )
 
         self._database.write_now(work)

@@ -84,7 +84,7 @@ class Sender:
             elif (left := broken - time.monotonic()) > 0:
                 mend = f"{name} refuses our credentials: {said}. Mend its key; pushes wait and go on"
                 found[name] = _not_now(mend, left + 1)
-            elif not await self._may_send(name, number, until):
+            elif not await self._stores.rates.take(name, until - time.monotonic(), number):
                 used_up = f"the allowance of {name} is used up: this push waits its turn"
                 found[name] = _not_now(used_up, RETRY_FLOOR_SECONDS)
         if found and composed.providers <= found.keys():
@@ -92,13 +92,6 @@ class Sender:
             delay = timedelta(seconds=first.retry_after or RETRY_FLOOR_SECONDS)
             raise as_application_error(PushError(first.detail), next_retry_delay=delay)
         return found
-
-    async def _may_send(self, provider: str, number: int, until: float) -> bool:
-        """Take as many messages from a provider's allowance, waiting for them until a moment of the monotonic clock."""
-        for _ in range(number):
-            if not await self._stores.rates.take(provider, until - time.monotonic()):
-                return False
-        return True
 
     async def send(self, case: Case[Push], device: Mapping[str, Any], message: Rendered) -> Answer:
         """Send to one device; again at once where the provider has provably not processed it and nothing forbids it."""
