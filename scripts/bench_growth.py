@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import logging
-import os
 import subprocess
 import sys
 import tempfile
@@ -28,25 +27,17 @@ from activities.documents.saving import save_documents
 from activities.enrolment import EnrolmentActivities
 from activities.noticing import Notices
 from activities.records.admissions import Arrival
+from scripts.bench_passing import opened, ours, server_seconds
 from workers.opening import open_stores
 from workers.settings import Settings
 from workflows.contracts import EnrolmentRequest
 
-TICKS = os.sysconf("SC_CLK_TCK")
 MEGABYTE = 1 << 20
 
 PASSING = (1_000, 10_000, 20_000)
 """Sizes of the audiences that pass whole."""
 PAGING = (1_000, 100_000, 1_000_000)
 """Sizes of the audiences that are evaluated and admitted, with the starts left out."""
-
-
-def server_seconds() -> float:
-    """Give the processor time that the programs started by this process have taken, in seconds: here, the server."""
-    children = Path("/proc/self/task").glob("*/children")
-    pids = [pid for one in children for pid in one.read_text().split()]
-    times = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13] for pid in pids]
-    return sum(int(user) + int(system) for user, system in times) / TICKS
 
 
 def peak_bytes() -> int:
@@ -101,8 +92,6 @@ async def passing(home: Path, users: int) -> dict[str, Any]:
     Returns:
         For each user `seconds`, `worker_ms` and `server_ms` of processor time; and the worker's `peak_mb`.
     """
-    from scripts.bench_journeys import opened, ours  # which calls this program
-
     async with opened(home, users) as bench:
         bench.save("ours")
         began, worker, server = time.perf_counter(), time.process_time(), server_seconds()
