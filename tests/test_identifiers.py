@@ -238,9 +238,9 @@ def test_lists_added_at_once_are_all_in_the_newest_version(shelf: Shelf) -> None
 
 
 @pytest.mark.parametrize("identifier", ["user_id", "device_id"])
-@pytest.mark.parametrize("broken", ["", '"u2",\n'])
+@pytest.mark.parametrize("broken", ["", '"u2",\n', '"u2",\n\n'], ids=["plain", "quoted", "with a blank line"])
 def test_parts_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, identifier: str, broken: str) -> None:
-    """A file matched in many parts gives what it gives in one, row by row, read by either reader."""
+    """A file matched in many parts gives what it gives in one, row by row, read by any reader."""
     ids = ["u3", "d2", "nobody", "", "u1", "d1", "u3", "d2", "nobody", "d9", "007"] * 4
     text = f"{identifier},n\n" + "".join(f"{one},{number}\n" for number, one in enumerate(ids)) + broken
     (tmp_path / "whole").mkdir()

@@ -253,13 +253,15 @@ def test_refusals_say_what_to_do(desk: Desk) -> None:
     ["user_id,plan,age\na,basic,7\nb,x,8\nc,y,9\n", "user_id,plan,age\n", ""],
     ids=["longer", "no rows", "empty"],
 )
-@pytest.mark.parametrize("quote", ["", '"'], ids=["plain", "quoted"])
+@pytest.mark.parametrize(
+    ("quote", "end"), [("", ""), ('"', ""), ('"', "\n")], ids=["plain", "quoted", "with a blank line"]
+)
 def test_a_file_that_is_written_meanwhile(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, meanwhile: str, quote: str
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, meanwhile: str, quote: str, end: str
 ) -> None:
     """A file that changes while its columns are read is refused as that, whatever it became, and nothing is written."""
     monkeypatch.setattr(reading, "CELLS_AT_ONCE", 1)
-    path = desk.file(f"user_id,plan,age\n{quote}a{quote},pro,1\nb,pro,2\n")
+    path = desk.file(f"user_id,plan,age\n{quote}a{quote},pro,1\nb,pro,2\n{end}")
     series = reading.Sheet.series
 
     def overtaken(sheet: reading.Sheet) -> Iterator[pl.Series]:

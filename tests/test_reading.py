@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from activities.tables import reading
+from activities.tables import encodings, reading
 from activities.tables.inference import PLAIN_INSTANT, as_text, infer, read_as
 from activities.tables.reading import Sheet, read_delimited, survey
 from activities.tables.schema import DTYPES, KINDS, Kind, version_order
@@ -36,6 +36,25 @@ def rows(sheet: Sheet) -> list[tuple[object, ...]]:
     assert found.height == sheet.height
     return [tuple(cell or None for cell in row) for row in found.iter_rows()]
 
+
+CELLS = [
+    "a",
+    "b",
+    ",",
+    "\n",
+    "\r\n",
+    '"a"',
+    '"a,b"',
+    '"a""b"',
+    '""',
+    '"',
+    " ",
+    '"é"',
+    '"\n"',
+    "a,b\n",
+    '"a","b"\r\n',
+    ",\n",
+]
 
 TEXT = "user_id,name\nu1,Zoé\nu2,Łukasz 💌\n"
 LATIN = "user_id,name\nu1,Zoé\nu2,Jürgen – “Œuvre” €\n"
@@ -74,7 +93,8 @@ def test_delimiters_line_ends_and_quotes(tmp_path: Path, delimiter: str, ending:
     name = '"Zoé"' if quoted else "Zoé"
     lines = ["id", "name", "age"], ["u1", name, "1"], ["u2", "", "2"]
     path = written(tmp_path, ending.join(delimiter.join(line) for line in lines))
-    assert survey(path).rows == (None if quoted or ending == "\r" else 2)
+    found = survey(path)
+    assert (found.rows, found.quoted) == ((None, False) if ending == "\r" else (2, quoted))
     assert rows(delimited(path)) == [(2, "u1", "Zoé", "1"), (3, "u2", None, "2")]
 
 
@@ -141,6 +161,32 @@ def test_spaces_and_unnamed_columns(tmp_path: Path) -> None:
     """Spaces around names do not count, and empty columns without a name are dropped."""
     sheet = delimited(written(tmp_path, " id , plan,,\nu1, pro,,\n"))
     assert (sheet.columns, rows(sheet)) == (["id", "plan"], [(2, "u1", " pro")])
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    header=st.sampled_from(["x,y", '"x",y', "\ufeffx,y", '\ufeff"x",y', "x", '"x"']),
+    text=st.text('ab,"\n\r \0é', max_size=30) | st.lists(st.sampled_from(CELLS)).map("".join),
+    chunk=st.sampled_from([1, 2, 5, encodings.CHUNK_BYTES]),
+)
+def test_polars_reads_only_what_it_reads_as_python_does(
+    tmp_path_factory: pytest.TempPathFactory, header: str, text: str, chunk: int
+) -> None:
+    """Whatever a file holds, the reader chosen for it gives what the exact one gives: rows, rejects, refusals."""
+    path = written(tmp_path_factory.mktemp("csv"), f"{header}\n{text}")
+
+    def outcome() -> object:
+        try:
+            sheet = delimited(path)
+        except ImportRefused as refused:
+            return str(refused)
+        return rows(sheet), sheet.rejects, sheet.columns
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encodings, "CHUNK_BYTES", chunk)
+        chosen = outcome()
+        patch.setattr(reading, "uniform", lambda *_: None)
+        assert outcome() == chosen
 
 
 @settings(max_examples=60, deadline=None)
@@ -320,7 +366,7 @@ def test_lines_survive_a_large_file(tmp_path: Path) -> None:
     """Beyond one chunk of either reader, lines still count from the header, and both readers agree."""
     body = "".join(f"u{row},{row}\n" for row in range(120_000))
     fast = delimited(written(tmp_path, "id,n\n" + body))
-    slow = delimited(written(tmp_path, 'id,"n"\n' + body, "slow.csv"))
+    slow = delimited(written(tmp_path, "id,n\n" + body + "\n", "slow.csv"))
     assert fast.scan.collect().equals(slow.scan.collect())
     assert fast.height == slow.height == 120_000
     assert (

@@ -7,11 +7,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from workflows.errors import ImportRefused
 
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 1 << 16
+LONGEST_LINE_BYTES = 1 << 24
+"""Of a line with quotes that is proven to be a row: a longer one is read as any other file."""
 LARGEST_FILE_BYTES = 4_000_000_000
 """Largest file that is imported at once: the rows of one import are held in memory."""
 DELIMITERS = ",;\t"
@@ -194,32 +197,54 @@ def delimiter_of(head: str) -> str:
     return max(DELIMITERS, key=line.count)
 
 
-def uniform_lines(path: Path, delimiter: str, width: int) -> int | None:
-    """Count the lines of a file without quotes in which each line is a row of the header's length, and none is blank.
+class Uniform(NamedTuple):
+    """A file in which each line is a row of the header's length, and none is blank."""
 
-    Polars refuses a row that is too long only where it reads all columns, and fills one that is too short without a
-    word. So all but delimiters and line ends is taken out of the text, and what is left has to be one pattern.
+    lines: int
+    """How many, with the header."""
+    quoted: bool
+    """Whether cells may stand in quotes; no quoted cell holds a line end."""
+
+
+def uniform(path: Path, delimiter: str, width: int) -> Uniform | None:
+    """Prove that each line of a file is a row of the header's length, reading it in bounded memory.
+
+    Polars refuses a row that is too long only where it reads all columns, fills one that is too short without a word,
+    and takes quotes that are not closed for text.
 
     Args:
-        path: The file.
+        path: The file, in UTF-8.
         delimiter: Between cells.
         width: Cells of the header.
 
     Returns:
-        The lines, with the header; null where the file is not of that kind.
+        What it is; null where it is not proven, or holds a zero byte.
     """
-    others = bytes(set(range(256)) - set(delimiter.encode() + b'"\0\r\n'))
-    row = delimiter.encode() * (width - 1) + b"\n"
+    with file_readable(path):
+        if (lines := _unquoted_lines(path, delimiter.encode(), width)) is not None:
+            return Uniform(lines, False)
+        lines = _quoted_lines(path, delimiter.encode(), width)
+        return None if lines is None else Uniform(lines, True)
+
+
+def _unquoted_lines(path: Path, delimiter: bytes, width: int) -> int | None:
+    """Count the lines of a file without quotes: without all but delimiters and line ends it has to be one pattern."""
+    others = bytes(set(range(256)) - set(delimiter + b'"\0\n'))
+    row = delimiter * (width - 1) + b"\n"
     left, last, lines = b"", b"", 0
-    with file_readable(path), path.open("rb") as file:
+    with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
+            if chunk.endswith(b"\r"):
+                chunk += file.read(1)  # it may be parted from its line feed
+            # A carriage return by itself is a line end to Python only.
+            if b"\r" in chunk and chunk.count(b"\r") != chunk.count(b"\r\n"):
+                return None
             # In a file of one column nothing else tells a blank line from a row.
             if width == 1 and (b"\n\n" in last + chunk or b"\n\r" in last + chunk):
                 return None
             left += chunk.translate(None, others)
-            # A carriage return may be parted from its line feed; any other one is a line end to Python only.
             cut = left.rfind(b"\n") + 1
-            whole, left = left[:cut].replace(b"\r\n", b"\n"), left[cut:]
+            whole, left = left[:cut], left[cut:]
             count = len(whole) // len(row)
             if whole != row * count:
                 return None
@@ -228,3 +253,26 @@ def uniform_lines(path: Path, delimiter: str, width: int) -> int | None:
     # The last line may lack its end; a lone cell leaves nothing of itself, unlike no line at all.
     unfinished = last not in (b"", b"\n")
     return lines + unfinished if left == (row[:-1] if unfinished else b"") else None
+
+
+def _quoted_lines(path: Path, delimiter: bytes, width: int) -> int | None:
+    """Count the lines of a file whose cells may stand in quotes (RFC 4180, section 2, without line ends in cells)."""
+    plain = b'[^"\\r\\n\\0' + re.escape(delimiter) + b"]" + (b"++" if width == 1 else b"*+")
+    cell = b'(?:"(?:[^"\\r\\n\\0]++|"")*+"|' + plain + b")"
+    row = cell + (re.escape(delimiter) + cell) * (width - 1)
+    rows, last_row = re.compile(b"(?:" + row + rb"\r?\n)*+"), re.compile(row)
+    left, lines = b"", 0
+    with path.open("rb") as file:
+        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            file.seek(0)
+        while chunk := file.read(CHUNK_BYTES):
+            left += chunk
+            cut = left.rfind(b"\n") + 1
+            found = rows.match(left, 0, cut)
+            if found is None or found.end() < cut or len(left) - cut > LONGEST_LINE_BYTES:
+                return None
+            lines += left.count(b"\n", 0, cut)
+            left = left[cut:]
+    if left and not last_row.fullmatch(left):
+        return None
+    return lines + bool(left)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from activities.tables.delta import reaching
 from activities.tables.encodings import file_readable, file_unchanged
-from activities.tables.reading import DELIMITED, LINE, Layout, records, require_columns, scan_clean, survey
+from activities.tables.reading import DELIMITED, LINE, Layout, records, require_columns, scan_clean, scan_lines, survey
 from activities.tables.rejects import rejects_path, rejects_writable
 from workflows.errors import ImportRefused
 
@@ -172,9 +172,7 @@ def _scan(layout: Layout, index: int, folder: Path) -> _File:
         names = [f"\x1f{number}" for number in range(len(layout.header))]
         text = pl.col(names[index]).str.strip_chars()
         ids = scan_clean(layout, names).select(LINE, id=pl.when(text != "").then(text))
-        row = pl.concat_str(pl.col(names).fill_null(""), separator=layout.delimiter)
-        lines = scan_clean(layout, names).with_columns(row=row)
-        rows, texts = layout.rows, lines.with_columns(reason=pl.lit(EMPTY))
+        rows, texts = layout.rows, scan_lines(layout, "row").with_columns(reason=pl.lit(EMPTY))
     else:
         rows = 0
         for number, piece in enumerate(_pieces(layout, index)):

@@ -16,7 +16,7 @@ from typing import NamedTuple, TextIO
 
 import polars as pl
 
-from activities.tables.encodings import delimiter_of, encoding_of, file_readable, head_of, uniform_lines
+from activities.tables.encodings import delimiter_of, encoding_of, file_readable, head_of, uniform
 from activities.tables.rejects import Reject
 from workflows.errors import ImportRefused
 
@@ -99,8 +99,10 @@ class Layout:
     header: list[str]
     """Column names without surrounding spaces; empty for a column without a name."""
     rows: int | None
-    """How many rows follow the header, where every row is proven to be one line of UTF-8, without quotes, with as many
-    cells as the header; null where they have to be read one by one."""
+    """How many rows follow the header, where every row is proven to be one line of UTF-8 with as many cells as the
+    header, and no zero byte; null where they have to be read one by one."""
+    quoted: bool
+    """Whether cells of such rows may stand in quotes."""
     warnings: list[str]
 
 
@@ -127,8 +129,9 @@ def survey(path: Path) -> Layout:
         raise ImportRefused(f"{path} is empty", hint="Its first line has to name the columns.")
     header = [cell.strip() for cell in record.cells]
     check_names(path, header)
-    lines = uniform_lines(path, delimiter, len(header)) if encoding.startswith("utf-8") and record.line == 1 else None
-    return Layout(path, encoding, delimiter, header, None if lines is None else lines - 1, warnings)
+    found = uniform(path, delimiter, len(header)) if encoding.startswith("utf-8") and record.line == 1 else None
+    rows, quoted = (None, False) if found is None else (found.lines - 1, found.quoted)
+    return Layout(path, encoding, delimiter, header, rows, quoted, warnings)
 
 
 def records(layout: Layout) -> Iterator[Record]:
@@ -196,14 +199,32 @@ def scan_clean(layout: Layout, names: list[str]) -> pl.LazyFrame:
         names: A name for each column.
 
     Returns:
-        `LINE: Int64`, then the columns as text; null is an empty cell.
+        `LINE: Int64`, then the columns as text; an empty cell is null, or empty text where it stands in quotes.
     """
+    return _scan(layout, names, layout.delimiter, '"' if layout.quoted else None)
+
+
+def scan_lines(layout: Layout, name: str) -> pl.LazyFrame:
+    """Scan the rows of a clean file as they stand in it.
+
+    Args:
+        layout: What `survey` found; its rows have to be counted.
+        name: What to call the column of them.
+
+    Returns:
+        `LINE: Int64`, then `name: String`, the line without its end.
+    """
+    # Parted by a character that it does not hold, a line is one cell.
+    return _scan(layout, [name], "\0", None)
+
+
+def _scan(layout: Layout, names: list[str], delimiter: str, quote: str | None) -> pl.LazyFrame:
     scanned = pl.scan_csv(
         layout.path,
         has_header=False,
         skip_lines=1,
-        separator=layout.delimiter,
-        quote_char=None,
+        separator=delimiter,
+        quote_char=quote,
         schema=dict.fromkeys(names, pl.String()),
         raise_if_empty=False,
         glob=False,
