@@ -25,11 +25,14 @@ from workflows.contracts import (
     JOURNEY_VERSION,
     USERS_QUEUE,
     UserJourneyInput,
+    summary_of,
 )
 from workflows.errors import StoreUnavailable
 
 STARTS_AT_ONCE = 50
 """Starts under way at one moment: more gain nothing on one server."""
+TITLE_CHARACTERS = 80
+"""Of a journey's title, in the summary of a user's run."""
 ID_IN_USE_SECONDS = 30.0
 """How long a start waits for a workflow id whose earlier run is closing."""
 PAUSE_SECONDS = 0.2
@@ -108,7 +111,7 @@ class Starter:
                         id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                         id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
                         search_attributes=search_attributes(document.journey, way.version, name),
-                        static_summary=f"{document.title or document.journey}: {name}",
+                        static_summary=summary_of(f"{(document.title or document.journey)[:TITLE_CHARACTERS]}: {name}"),
                     )
                 return
             except WorkflowAlreadyStartedError:

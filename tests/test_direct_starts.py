@@ -10,7 +10,7 @@ from temporalio.common import WorkflowIDConflictPolicy
 from activities.life import stats_of
 from activities.records.reports import explain, list_pushes
 from tests.door import enter, open_door, refusals_of, until_at
-from tests.house import House
+from tests.house import House, listed
 from workflows.contracts import USERS_QUEUE, UserJourneyInput, UserJourneyResult, user_workflow_id
 
 
@@ -100,30 +100,38 @@ async def test_at_most_after_the_period(house: House) -> None:
         assert (await enter(house, client, "u1")).admitted
 
 
-async def test_a_long_reason_is_cut_in_a_summary(house: House) -> None:
-    """A value that is longer than a summary may be is cut in it; the way that is told has it whole."""
-    value = "é" * 1_000
-    house.load("users", f"user_id,plan\nlong,{value}\n")
-    house.save("""\
+async def test_what_is_long_is_cut_in_a_summary(house: House) -> None:
+    """A title, an id or a value longer than a summary may be is cut in it; the way that is told has it whole."""
+    value, user = "é" * 1_000, "日" * 100
+    house.load("users", f"user_id,plan\n{user},{value}\n")
+    house.save(
+        f"""\
         journey: wordy
+        title: "{"Une très longue histoire. " * 40}"
         entries:
-          start: {kind: api-entry, next: by-plan}
+          start: {{kind: audience-entry, audience: {{attribute: plan, is: {value}}}, next: by-plan}}
         elements:
           by-plan:
             kind: condition-split
-            by: {attribute: plan}
+            by: {{attribute: plan}}
             branches:
-              paid: {is: paid, next: hi}
+              paid: {{is: paid, next: hi}}
               all_other_users: hi
-          hi: {kind: push, message: {title: Hi, body: there}, next: end}
-          end: {kind: exit}
-        """)
+          hi: {{kind: push, message: {{title: Hi, body: there}}, next: end}}
+          end: {{kind: exit}}
+        """
+    )
     async with house.serving() as client:
         await house.engine.start("wordy", client=client)
-        run = await house.start_user(client, "wordy", "long")
+        run = client.get_workflow_handle(house.stores.ids.workflow_id("wordy", user))
+        await listed(client, f"WorkflowId = '{run.id}'", 1)
         assert (await asyncio.wait_for(run.result(), 20))["exit"] == "end"
         assert value in (await run.query("path"))[0]["because"]
         events = (await run.fetch_history()).events
         told = [event.user_metadata.summary.data for event in events if event.user_metadata.HasField("summary")]
         assert max(map(len, told)) < 400
         assert any(data.startswith(b'"Push: hi, ') and "é" in data.decode() for data in told)
+        summary = await (await run.describe()).static_summary()
+        assert summary is not None
+        assert summary.startswith("Une très longue histoire. Une")
+        assert ": 日日" in summary

@@ -30,6 +30,7 @@ from workflows.contracts import (
     JourneyStatus,
     Stats,
     journey_workflow_id,
+    summary_of,
 )
 from workflows.documents import JourneyDocument
 from workflows.errors import Fault, JourneyError
@@ -97,7 +98,7 @@ async def _launch(client: Client, found: Saved, document: JourneyDocument) -> Wo
                 SearchAttributePair(JOURNEY_VERSION, str(found.version)),
             ]
         ),
-        static_summary=document.title or document.journey,
+        static_summary=summary_of(document.title or document.journey),
         static_details=f"The life of **{found.name}**, started with version {found.version}. The query `status` "
         f"tells where it is, `stats` the last count; the update `refresh` counts anew. The runs of its users: "
         f'`JourneyId = "{found.name}" AND WorkflowType = "UserJourney"`.',

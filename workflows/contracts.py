@@ -89,6 +89,7 @@ from workflows.wire import (
     Versions,
     Wire,
     journey_workflow_id,
+    summary_of,
     user_of_workflow,
     user_workflow_id,
 )
@@ -166,6 +167,7 @@ __all__ = [
     "revise_journey",
     "set_schedules",
     "split_test",
+    "summary_of",
     "take_out",
     "time_delay",
     "update_user",

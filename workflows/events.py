@@ -7,7 +7,7 @@ from datetime import timedelta
 from temporalio import activity, workflow
 from temporalio.common import RetryPolicy
 
-from workflows.contracts import USERS_QUEUE, EventGiven, Lean, Wire
+from workflows.contracts import USERS_QUEUE, EventGiven, Lean, Wire, summary_of
 from workflows.turnover import Turnover
 
 EVENTS_ID = "events"
@@ -78,7 +78,7 @@ class Events:
             task_queue=USERS_QUEUE,
             start_to_close_timeout=ATTEMPT,
             retry_policy=PATIENCE,
-            summary=f"{given.event}: {given.user_id}",
+            summary=summary_of(f"{given.event}: {given.user_id}"),
         )
 
     @event.validator

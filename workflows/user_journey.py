@@ -39,6 +39,7 @@ from workflows.contracts import (
     push,
     reachability_check,
     split_test,
+    summary_of,
     time_delay,
     update_user,
     wait_for_trigger,
@@ -60,9 +61,6 @@ ACTION_ATTEMPT = timedelta(minutes=1)
 PATIENCE = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
 """Retries of ordinary activities: without end, since an outage must lose nobody."""
 ONCE = RetryPolicy(maximum_attempts=1)
-
-TOLD_BYTES = 200
-"""Most of a reason that a summary repeats: the server takes 400 bytes of a summary (UserMetadata in Temporal's API)."""
 
 HANDED_OVER = "events handed over at the end"
 """Names a change that runs from before it do not follow: so that they replay as they went."""
@@ -239,8 +237,8 @@ class UserJourney:
                 non_retryable=True,
             )
         # A summary is fixed before its work is done: what a decision gave is told by the summary that follows it.
-        because = self._path[-1].because.encode()[:TOLD_BYTES].decode(errors="ignore") if self._path else ""
-        summary = ", ".join(filter(None, (f"{work.name}: {visit.element}", because)))
+        because = self._path[-1].because if self._path else ""
+        summary = summary_of(", ".join(filter(None, (f"{work.name}: {visit.element}", because))))
         if _is_local(given, visit):
             return await self._decide(work.activity, visit, summary=summary, queue=work.queue)
         return await self._act(work.activity, visit, summary=summary, queue=work.queue)
@@ -311,7 +309,7 @@ class UserJourney:
                     task_queue=USERS_QUEUE,
                     start_to_close_timeout=DECISION_ATTEMPT,
                     retry_policy=PATIENCE,
-                    summary=f"{event.event}: {given.user_id}",
+                    summary=summary_of(f"{event.event}: {given.user_id}"),
                 )
 
     def _tell(self, now: str) -> None:

@@ -38,6 +38,9 @@ SEARCH_ATTRIBUTES = (JOURNEY_ID, JOURNEY_VERSION, JOURNEY_USER_ID, JOURNEY_ELEME
 WORKFLOW_ID_LIMIT = 1_000
 """Longest workflow id that a Temporal server takes (its dynamic setting `limit.maxIDLength`)."""
 
+SUMMARY_BYTES = 200
+"""Longest summary that is told: a Temporal server takes 400 bytes of one (`UserMetadata` in its API)."""
+
 Due: TypeAlias = Literal["now", "shift", "skip"]
 """What becomes of what fell due in a pause: done at once, as much later as the pause lasted, or skipped."""
 
@@ -88,6 +91,11 @@ class Lean(Wire):
     def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields = type(self).model_fields
         return {name: value for name, value in dump(self).items() if getattr(self, name) != fields[name].default}
+
+
+def summary_of(said: str) -> str:
+    """Make the summary of a workflow, an activity or a timer: one line, cut where it is long."""
+    return " ".join(said.split()).encode()[:SUMMARY_BYTES].decode(errors="ignore")
 
 
 def journey_workflow_id(journey: str) -> str:
