@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 
 from activities.tables import reading
 from activities.tables.delta import Tables
+from activities.tables.identifiers import read_identifiers
 from activities.tables.imports import ImportedTable, ImportReport, import_table
 from tests.desk import NOW, Desk
 from workflows.errors import ImportRefused
@@ -229,6 +232,8 @@ def test_the_same_rows_in_every_format(desk: Desk) -> None:
         ("devices", "device_id,user_id\nd,a\n", "no column 'platform'"),
         ("events", "user_id,event,date\na,b,c\n", "no column 'at'"),
         ("users", "User_ID,plan\na,b\n", "no column 'user_id'"),
+        ("users", "user_id,^a$,b\nu1,x,y\n", r"'\^a\$' cannot be the name of a column"),
+        ("users", "user_id,*\nu1,x\n", r"'\*' cannot be the name of a column"),
     ],
 )
 def test_refusals(desk: Desk, table: ImportedTable, text: str, message: str) -> None:
@@ -274,6 +279,63 @@ def test_a_file_that_is_written_meanwhile(
         import_table(desk.tables, "users", path, now=NOW)
     assert desk.tables.version("users") == -1
     assert [one.name for one in desk.folder.iterdir()] == ["file.csv"]
+
+
+@pytest.mark.parametrize("table", ["users", "members"])
+def test_no_room_for_temporary_files(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, table: str
+) -> None:
+    """An import whose temporary files find no room says where and what to do, and nothing is written."""
+    desk.load("users", "user_id\n" + "".join(f"u{number}\n" for number in range(20_000)))
+    text = "user_id,note\n" + "".join(f"u{number},{number * 7919}\n" for number in range(20_000)) + "\n"
+    path = desk.file(text, "many.csv")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("full")))
+    work: dict[str, Callable[[], object]] = {
+        "users": lambda: import_table(desk.tables, "users", path, now=NOW),
+        "members": lambda: read_identifiers(
+            path,
+            column=None,
+            identifier="user_id",
+            users=desk.tables.scan("users"),
+            devices=desk.tables.scan("devices"),
+        ),
+    }
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(ImportRefused, match=r"there is no room for temporary files in .*full") as refused:
+            work[table]()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "TMPDIR" in refused.value.hint
+    assert desk.tables.version("users") == 0
+
+
+def test_events_with_several_prices_get_ids(desk: Desk) -> None:
+    """Made-up event ids tell columns of prices and versions apart by their names, and stay the same."""
+    text = "user_id,event,at,paid,saved,app_version,os_version\na,buy,2026-01-01,1 EUR,2 EUR,1.2.3,4.5.6\n"
+    assert desk.load("events", text).inserted == 1
+    assert desk.load("events", text).inserted == 0
+    assert desk.load("events", text.replace("1 EUR,2 EUR", "2 EUR,1 EUR")).inserted == 1
+
+
+def test_many_columns_with_one_bad_cell_each(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bad cell has its row rejected, and nothing of the file is read for it but that row, once."""
+    names = [f"n{number}" for number in range(30)]
+    header = ",".join(["user_id", *names])
+    desk.load("users", f"{header}\n" + ",".join(["a", *"1" * 30]) + "\n")
+    lines = [",".join([f"u{row}", *("x" if row == place else "1" for place in range(30))]) for row in range(90)]
+    rows, asked = reading.Sheet.rows, list[list[int]]()
+
+    def counted(sheet: reading.Sheet, indices: Iterable[int]) -> pl.DataFrame:
+        asked.append(list(indices))
+        return rows(sheet, indices)
+
+    monkeypatch.setattr(reading.Sheet, "rows", counted)
+    monkeypatch.setattr(reading.Sheet, "line", None)
+    report = desk.load("users", "\n".join([header, *lines]))
+    assert (report.inserted, report.rejected) == (60, 30)
+    assert asked == [list(range(30))]
 
 
 def test_a_column_that_differs_in_case_writes_nothing(desk: Desk) -> None:

@@ -301,3 +301,48 @@ async def test_a_device_that_comes_while_the_push_waits_its_turn(house: House) -
     house.load("devices", DEVICES + "new,u2,ios,relay,new,true\n")
     assert await pushing == "1 device: 1 accepted"
     assert sending.relay.taken == ["r2"]
+
+
+async def test_a_worker_whose_clock_is_behind_gets_its_share(house: House) -> None:
+    """Two workers whose clocks are two seconds apart share the allowance of the one ahead, and no more than it."""
+    now = [3_000_000.0]
+    database = house.stores.ledger.database
+    ahead, behind = Rates(database, lambda: now[0]), Rates(database, lambda: now[0] - 2)
+    ahead.set_limit("relay", 100)
+    taken = Counter[str]()
+    for second in range(120):
+        for _ in range(60):
+            for name, rates in (("ahead", ahead), ("behind", behind)):
+                taken[name] += await rates.take("relay", 0) and second >= 60
+        now[0] += 1
+    assert min(taken.values()) > 2_400
+    assert 5_800 <= taken.total() <= 6_100
+
+
+async def test_a_clock_that_was_set_back_stops_nobody(house: House) -> None:
+    """After the clock went back ten minutes, messages are granted from the first second on, as after a quiet minute."""
+    now = [3_000_000.0]
+    rates = Rates(house.stores.ledger.database, lambda: now[0])
+    rates.set_limit("relay", 100)
+    assert await rates.take("relay", 0, 500)
+    now[0] -= 600
+    assert [await rates.take("relay", 0) for _ in range(20)].count(True) == 10
+
+
+@pytest.mark.parametrize("borrowed", [5_000, 20_000])
+async def test_a_long_debt_is_paid_at_the_full_rate(house: House, borrowed: int) -> None:
+    """Whatever was borrowed is paid in as many seconds as the limit takes for it, and no ramp begins in between."""
+    now = [3_000_000.0]
+    rates = Rates(house.stores.ledger.database, lambda: now[0])
+    rates.set_limit("relay", 100)
+    for _ in range(61):
+        assert await rates.take("relay", 0)
+        now[0] += 1
+    assert await rates.take("relay", 0, borrowed)
+    rates.set_limit("relay", 100)  # as it was: the debt stays
+    waited = 0
+    while not await rates.take("relay", 0):
+        now[0] += 1
+        waited += 1
+    assert borrowed / 100 - 2 <= waited <= borrowed / 100
+    assert sum([await rates.take("relay", 0) for _ in range(200)]) >= 90

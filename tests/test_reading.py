@@ -269,6 +269,14 @@ def test_lists_hold_strings() -> None:
     assert read_as(pl.Series(cells), "list").to_list() == [["a", "1", "1.50", "true"], [], None, None, None]
 
 
+@pytest.mark.parametrize("odd", ["[NaN]", "[Infinity]", '["\\ud800"]', "[" * 100_000, "[1"])
+def test_what_looks_like_a_list_and_is_none_is_text(odd: str) -> None:
+    """A cell far down that is no JSON array of scalars makes the column text, whatever it is."""
+    column = pl.Series("tags", ["[1]"] * 300 + [odd])
+    assert infer(column) == "string"
+    assert read_as(column, "list").to_list() == [["1"]] * 300 + [None]
+
+
 @given(st.text("0123456789.x", max_size=9))
 def test_versions_are_numbered_as_the_schema_says(text: str) -> None:
     """Columns of versions get the very order that single versions get."""

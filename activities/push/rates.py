@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import Column, Connection, Float, Integer, String, Table, func, select
+from sqlalchemy import Column, Connection, Float, Integer, String, Table, case, func, select
 
 from activities.records.database import METADATA, Database
 from activities.records.outcomes import NOT_SENT
@@ -27,6 +27,8 @@ from activities.records.rows import instant, pushes
 
 RAMP_SECONDS = 60.0
 RAMP_START = 0.1
+SKEW_SECONDS = 60
+"""How far workers' clocks may be apart."""
 LEASE_SHARE = 0.1
 """The share of a second's allowance that one lease takes at most, so that several workers share fairly."""
 LOOK_SECONDS = 1.0
@@ -101,6 +103,17 @@ class ProviderRate(BaseModel):
     """The present minute of the clock first, then the nine before it."""
 
 
+def _ramp(seconds: float) -> float:
+    """Give the share of the limit that is allowed so long after a quiet minute."""
+    return min(1.0, RAMP_START + (1 - RAMP_START) * seconds / RAMP_SECONDS)
+
+
+def _ramped(seconds: float) -> float:
+    """Give what the seconds since a quiet minute allowed together, in seconds of the whole limit."""
+    rising = min(max(seconds, 0.0), RAMP_SECONDS)
+    return rising * (RAMP_START + (1 - RAMP_START) * rising / RAMP_SECONDS / 2) + max(seconds - RAMP_SECONDS, 0.0)
+
+
 @dataclass
 class _Lease:
     left: int = 0
@@ -171,12 +184,17 @@ class Rates:
         row = connection.execute(select(push_rates).where(push_rates.c.provider == provider)).first()
         if row is None:
             return None
-        window = int(now)
-        ramp_from = now if now - row.window > RAMP_SECONDS else row.ramp_from
-        ramp = min(1.0, RAMP_START + (1 - RAMP_START) * (now - ramp_from) / RAMP_SECONDS)
-        allowance = max(1, int(row.per_second * ramp))
-        # What was borrowed is more than the seconds since have paid.
-        used = max(0, row.used - allowance * (window - row.window))
+        # Workers' clocks differ a little: who is behind shares the second of the one ahead. More than that is a clock
+        # that was set back.
+        behind = row.window - int(now)
+        window = row.window if 0 < behind <= SKEW_SECONDS else int(now)
+        paid_back = row.window + row.used / row.per_second
+        quiet = behind > SKEW_SECONDS or window - paid_back > RAMP_SECONDS
+        ramp_from = float(window) if quiet else row.ramp_from
+        allowance = max(1, int(row.per_second * _ramp(window - ramp_from)))
+        # Of what was borrowed the seconds since have paid back what they allowed.
+        allowed = row.per_second * (_ramped(window - ramp_from) - _ramped(row.window - ramp_from))
+        used = 0 if quiet else max(0, row.used - max(int(allowed), window - row.window))
         if used >= allowance:
             return 0
         granted: int = max(number, min(int(row.per_second * LEASE_SHARE), allowance - used))
@@ -200,9 +218,12 @@ class Rates:
                 return
             fresh = {"per_second": per_second, "window": 0, "used": 0, "ramp_from": 0.0}
             statement = self._database.insert(push_rates).values(provider=provider, **fresh)
+            # What was borrowed at another rate is forgotten.
+            used = case((push_rates.c.per_second == per_second, push_rates.c.used), else_=0)
             connection.execute(
-                # What was borrowed at another rate is forgotten.
-                statement.on_conflict_do_update(index_elements=["provider"], set_={"per_second": per_second, "used": 0})
+                statement.on_conflict_do_update(
+                    index_elements=["provider"], set_={"per_second": per_second, "used": used}
+                )
             )
 
         self._database.write_now(work)

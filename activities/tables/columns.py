@@ -9,7 +9,7 @@ import polars as pl
 
 from activities.tables.changes import type_change
 from activities.tables.inference import as_text, filled, infer, kind_by_name, read_as, recognise, unread
-from activities.tables.reading import LINE, Sheet
+from activities.tables.reading import Sheet
 from activities.tables.schema import Kind, TableName, kind_of
 
 MOSTLY_BAD = 0.5
@@ -91,11 +91,10 @@ class _Typing:
             return None
         bad = unread(text, read)
         if kind is not None and len(bad):
-            example = f"{column[bad[0]]!r} on line {self.sheet.rows([bad[0]]).item(0, LINE)}"
-            other = _other_kind(text, kind, len(bad), textual=textual)
-            if other and told:
-                raise type_change(self.table, name, kind, other, example)
-            if other:
+            if other := _other_kind(text, kind, len(bad), textual=textual):
+                example = f"{column[bad[0]]!r} on line {self.sheet.line(bad[0])}"
+                if told:
+                    raise type_change(self.table, name, kind, other, example)
                 self.warnings.append(f"the column {name!r} is of type {other}, not {kind}: {example}")
                 return read_as(text, other)
             for row in bad:

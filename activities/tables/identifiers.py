@@ -17,7 +17,17 @@ from pydantic import BaseModel, ConfigDict
 
 from activities.tables.delta import reaching
 from activities.tables.encodings import file_readable, file_unchanged
-from activities.tables.reading import DELIMITED, LINE, Layout, records, require_columns, scan_clean, scan_lines, survey
+from activities.tables.reading import (
+    DELIMITED,
+    LINE,
+    Layout,
+    records,
+    require_columns,
+    room_in,
+    scan_clean,
+    scan_lines,
+    survey,
+)
 from activities.tables.rejects import rejects_path, rejects_writable
 from workflows.errors import ImportRefused
 
@@ -176,7 +186,8 @@ def _scan(layout: Layout, index: int, folder: Path) -> _File:
     else:
         rows = 0
         for number, piece in enumerate(_pieces(layout, index)):
-            piece.write_parquet(folder / f"{number:06}.parquet")
+            with room_in(folder):
+                piece.write_parquet(folder / f"{number:06}.parquet")
             rows += piece.height
         ids = texts = pl.scan_parquet(folder / "*.parquet")
     line = pl.col(LINE).cast(pl.UInt32)
@@ -252,8 +263,10 @@ def _parted(frame: pl.LazyFrame, folder: Path, parts: int) -> Callable[[int], pl
         whole = frame.collect(engine="streaming")
         return lambda _: whole
     parted = frame.with_columns((pl.col("id").hash() % parts).cast(pl.UInt8).alias(PART))
-    # Each part holds a batch back until it is full.
-    parted.sink_ipc(pl.PartitionBy(folder, key=PART, include_key=False), mkdir=True, record_batch_size=BATCH_ROWS)
+    to = pl.PartitionBy(folder, key=PART, include_key=False)
+    with room_in(folder.parent):
+        # Each part holds a batch back until it is full.
+        parted.sink_ipc(to, mkdir=True, record_batch_size=BATCH_ROWS)
     empty = pl.DataFrame(schema=frame.collect_schema())
 
     def part(number: int) -> pl.DataFrame:

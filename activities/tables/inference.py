@@ -180,6 +180,10 @@ def as_text(column: pl.Series) -> pl.Series:
     Returns:
         String; null stays null.
     """
+    return _as_text(column).alias(column.name)
+
+
+def _as_text(column: pl.Series) -> pl.Series:
     if column.dtype == pl.Datetime:
         return column.dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
     if column.dtype == DTYPES["price"]:
@@ -266,12 +270,17 @@ READERS: dict[Kind, Callable[[pl.Expr], pl.Expr]] = {
 }
 
 
+def _never(text: str) -> None:
+    raise ValueError(f"{text} is no JSON number")
+
+
 def _list(cell: str | None) -> list[str] | None:
     """Read a JSON array of scalars as a list of strings; null in it is left out."""
     try:
-        # Numbers stay as they are written.
-        values = json.loads(cell or "", parse_int=str, parse_float=str)
-    except ValueError:
+        # Numbers stay as they are written; a half of a surrogate pair is no text.
+        values = json.loads(cell or "", parse_int=str, parse_float=str, parse_constant=_never)
+        json.dumps(values, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
         return None
     if not isinstance(values, list) or any(isinstance(value, list | dict) for value in values):
         return None

@@ -7,8 +7,11 @@ length; every other file goes through Python's `csv`, which is slower and knows 
 from __future__ import annotations
 
 import csv
+import errno
 import os
+import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -80,6 +83,10 @@ class Sheet:
         step = max(1, CELLS_AT_ONCE // max(1, self.height))
         for start in range(0, len(names), step):
             yield from self.scan.select(names[start : start + step]).collect(engine="streaming").iter_columns()
+
+    def line(self, index: int) -> int:
+        """Tell the line in the file, from 1, of a row, by its index from 0."""
+        return int(self.scan.select(LINE).slice(index, 1).collect(engine="streaming").item())
 
     def rows(self, indices: Iterable[int]) -> pl.DataFrame:
         """Read some rows, by their indices from 0, in the order of the file."""
@@ -191,6 +198,30 @@ def read_delimited(path: Path, scratch: Path) -> Sheet:
     return Sheet(scan.select(LINE, pl.exclude(LINE, *unnamed)), height, rejects, warnings=layout.warnings)
 
 
+@contextmanager
+def room_in(folder: Path) -> Iterator[None]:
+    """Refuse an import for whose temporary files there is no room.
+
+    Args:
+        folder: Where they are written.
+
+    Raises:
+        ImportRefused: In place of polars' and the operating system's errors; others pass.
+    """
+    try:
+        yield
+    except (OSError, pl.exceptions.PolarsError) as error:
+        # Polars gives the number of the system's error in its words only.
+        numbers = {error.errno} if isinstance(error, OSError) else set()
+        numbers |= {int(number) for number in re.findall(r"os error (\d+)", str(error))}
+        if not numbers & {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}:
+            raise
+        raise ImportRefused(
+            f"there is no room for temporary files in {folder.parent}",
+            hint="They take about as much as the file: name a folder that has it in TMPDIR. Nothing was imported.",
+        ) from error
+
+
 def scan_clean(layout: Layout, names: list[str]) -> pl.LazyFrame:
     """Scan the rows of a clean file with polars.
 
@@ -242,7 +273,8 @@ def _read_exactly(layout: Layout, names: list[str], rejects: list[Reject], folde
 
     def write() -> None:
         piece = pl.DataFrame(taken, schema=schema, orient="row")
-        piece.write_parquet(folder / f"{height:012}.parquet", compression="lz4")
+        with room_in(folder):
+            piece.write_parquet(folder / f"{height:012}.parquet", compression="lz4")
 
     for record in records(layout):
         if record.fault:
@@ -278,6 +310,9 @@ def check_names(path: Path, names: Iterable[str]) -> None:
             raise ImportRefused(
                 f"{path}: the column name {name!r} holds a control character", hint="Rename the column."
             )
+        # Polars takes such a name for a pattern that stands for several columns.
+        if name == "*" or (name.startswith("^") and name.endswith("$")):
+            raise ImportRefused(f"{path}: {name!r} cannot be the name of a column", hint="Rename the column.")
         if (twin := seen.get(name.lower())) is not None:
             raise ImportRefused(
                 f"{path}: the header names {name!r} twice"
