@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -19,7 +18,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.elements.split_test import place_of
-from activities.push.delivery import DeliveryRules
+from activities.push.delivery import PROMPT_SECONDS, DeliveryRules
 from activities.push.provider import Answer, Verdict
 from activities.push.rates import KeepOff, Rates
 from activities.records.rows import instant, pushes
@@ -98,6 +97,36 @@ class Sending:
         environment.info = replace(environment.info, scheduled_time=datetime.now(UTC))
         (push, *_) = activities_of(self.house.stores, {"relay": self.relay}, rules)[PUSH_QUEUE]
         return str((await environment.run(push, visit)).because)
+
+
+class Clock:
+    """Unix time that stands still until the test moves it, just before the end of a second.
+
+    Who waits for the next second looks at it again every ten milliseconds.
+    """
+
+    def __init__(self) -> None:
+        self.now = 2_000_000.99
+        self.looks = 0
+
+    def __call__(self) -> float:
+        self.looks += 1
+        return self.now
+
+    async def looked_at(self, times: int = 1) -> None:
+        """Return when whoever waits has looked so many times more."""
+        until = self.looks + times
+        async with asyncio.timeout(30):
+            while self.looks < until:
+                await asyncio.sleep(0.005)
+
+
+def by_the_clock(house: House) -> tuple[House, Rates, Clock]:
+    """Give the house with a limit of one message a second, which lives by a clock of its own."""
+    clock = Clock()
+    rates = Rates(house.stores.ledger.database, clock)
+    rates.set_limit("relay", 1)
+    return replace(house, stores=replace(house.stores, rates=rates)), rates, clock
 
 
 JOURNEY = """\
@@ -186,18 +215,20 @@ async def test_who_opts_out_while_the_push_waits_its_turn_gets_nothing(house: Ho
     """Devices are looked up again after a wait for the allowance: who opted out in it is not sent to, others are."""
     house.load("devices", DEVICES + "r6,u6,ios,relay,t6,true\nr6b,u6,ios,relay,t6b,true\n")
     house.load("devices", "device_id,user_id,platform,opt_in\nd6,u6,android,false\n")
-    sending, rates = Sending(house, Relay()), house.stores.rates
-    rates.set_limit("relay", 1)
+    house, rates, clock = by_the_clock(house)
+    sending = Sending(house, Relay())
+    assert await rates.take("relay", 0, 2)
     pushing = []
-    async with asyncio.TaskGroup() as group:
-        for _ in range(3):  # the first is taken at once, each of the others in a second of its own
-            group.create_task(rates.take("relay", 30))
-        for user in ("u2", "u6"):
-            pushing.append(group.create_task(sending.push(user, DeliveryRules(), "marketing")))
-        await asyncio.sleep(0.5)
-        assert sending.relay.taken == []
-        house.load("devices", "device_id,user_id,platform,opt_in\nr2,u2,ios,false\nr6,u6,ios,false\n")
-    said = [task.result() for task in pushing]
+    for user in ("u2", "u6"):
+        pushing.append(asyncio.create_task(sending.push(user, DeliveryRules(), "marketing")))
+        await clock.looked_at(3)
+    house.load("devices", "device_id,user_id,platform,opt_in\nr2,u2,ios,false\nr6,u6,ios,false\n")
+    assert sending.relay.taken == []
+    await asyncio.sleep(PROMPT_SECONDS)
+    clock.now += 2
+    await clock.looked_at(3)  # one got his turn, the other looks on
+    clock.now += 2
+    said = await asyncio.gather(*pushing)
     assert said == ["no device is opted in with an address", "1 device: 1 accepted"]
     assert sending.relay.taken == ["r6b"]
     query = select(pushes.c.device_id)
@@ -264,14 +295,13 @@ async def test_a_user_with_more_devices_than_the_allowance(house: House) -> None
     """Under a limit of one a second, thirty devices of a user are sent to at once, and thirty seconds pay for them."""
     rows = "".join(f"x{number},u2,ios,relay,x{number},true\n" for number in range(29))
     house.load("devices", DEVICES + rows)
-    sending, rates = Sending(house, Relay()), house.stores.rates
-    rates.set_limit("relay", 1)
-    assert await sending.push("u2", DeliveryRules(), "marketing") == "30 devices: 30 accepted"
-    assert not await rates.take("relay", 2)
-    later = Rates(house.stores.ledger.database, lambda: time.time() + 27)
-    assert not await later.take("relay", 0)
-    later = Rates(house.stores.ledger.database, lambda: time.time() + 31)
-    assert await later.take("relay", 0)
+    house, rates, clock = by_the_clock(house)
+    assert await Sending(house, Relay()).push("u2", DeliveryRules(), "marketing") == "30 devices: 30 accepted"
+    assert not await rates.take("relay", 0)
+    clock.now += 29
+    assert not await rates.take("relay", 0)
+    clock.now += 1
+    assert await rates.take("relay", 0)
 
 
 async def test_users_with_two_devices_all_get_their_turn(house: House) -> None:
@@ -280,25 +310,34 @@ async def test_users_with_two_devices_all_get_their_turn(house: House) -> None:
     house.load("users", "user_id\n" + "".join(f"{user}\n" for user in users))
     rows = "".join(f"{user}{one},{user},ios,relay,{user}{one},true\n" for user in users for one in "ab")
     house.load("devices", DEVICES + rows)
-    sending, rates = Sending(house, Relay()), house.stores.rates
-    rates.set_limit("relay", 1)
+    house, _, clock = by_the_clock(house)
+    sending = Sending(house, Relay())
     pushes = asyncio.gather(*(sending.push(user, DeliveryRules(), "marketing") for user in users))
-    await asyncio.sleep(4.5)
-    assert 4 <= len(sending.relay.taken) <= 7
-    assert all(f"{one[:-1]}{other}" in sending.relay.taken for one in sending.relay.taken for other in "ab")
-    rates.set_limit("relay", None)
+    for turn in range(1, len(users) + 1):
+        async with asyncio.timeout(30):
+            while len(sending.relay.taken) < 2 * turn:
+                await asyncio.sleep(0.005)
+        if turn < len(users):
+            await clock.looked_at(3)
+            clock.now += 1
+            await clock.looked_at(3)
+        assert len(sending.relay.taken) == 2 * turn, "two seconds pay for two devices"
+        assert all(f"{one[:-1]}{other}" in sending.relay.taken for one in sending.relay.taken for other in "ab")
+        clock.now += 1
     assert set(await pushes) == {"2 devices: 2 accepted"}
 
 
 async def test_a_device_that_comes_while_the_push_waits_its_turn(house: House) -> None:
     """No turn was waited for on behalf of a device that is new: the push goes to those that it was taken for."""
     house.load("devices", DEVICES)
-    sending, rates = Sending(house, Relay()), house.stores.rates
-    rates.set_limit("relay", 1)
+    house, rates, clock = by_the_clock(house)
     assert await rates.take("relay", 0, 2)
+    sending = Sending(house, Relay())
     pushing = asyncio.create_task(sending.push("u2", DeliveryRules(), "marketing"))
-    await asyncio.sleep(0.5)
+    await clock.looked_at(3)
     house.load("devices", DEVICES + "new,u2,ios,relay,new,true\n")
+    await asyncio.sleep(PROMPT_SECONDS)
+    clock.now += 2
     assert await pushing == "1 device: 1 accepted"
     assert sending.relay.taken == ["r2"]
 
