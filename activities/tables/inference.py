@@ -270,7 +270,8 @@ READERS: dict[Kind, Callable[[pl.Expr], pl.Expr]] = {
 }
 
 
-def _never(text: str) -> None:
+def no_json(text: str) -> None:
+    """Refuse NaN and the infinities: Python reads them, JSON has no such numbers (RFC 8259 section 6)."""
     raise ValueError(f"{text} is no JSON number")
 
 
@@ -278,7 +279,7 @@ def _list(cell: str | None) -> list[str] | None:
     """Read a JSON array of scalars as a list of strings; null in it is left out."""
     try:
         # Numbers stay as they are written; a half of a surrogate pair is no text.
-        values = json.loads(cell or "", parse_int=str, parse_float=str, parse_constant=_never)
+        values = json.loads(cell or "", parse_int=str, parse_float=str, parse_constant=no_json)
         json.dumps(values, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None

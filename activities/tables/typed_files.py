@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from activities.tables.encodings import file_readable, head_of, require_size
-from activities.tables.inference import as_text
+from activities.tables.inference import as_text, no_json
 from activities.tables.reading import LINE, Sheet, check_names
 from activities.tables.rejects import Reject
 from activities.tables.schema import DTYPES, PRICE, VERSION
@@ -57,7 +57,7 @@ def read_ndjson(path: Path) -> Sheet:
                 continue
             try:
                 row = json.loads(
-                    raw.decode("utf-8-sig"), parse_int=_Written, parse_float=_Written, parse_constant=_never
+                    raw.decode("utf-8-sig"), parse_int=_Written, parse_float=_Written, parse_constant=no_json
                 )
                 if not isinstance(row, dict):
                     raise ValueError("the line is no JSON object")
@@ -109,10 +109,6 @@ def read_parquet(path: Path) -> Sheet:
     numbered = pl.int_range(1, frame.height + 1, dtype=pl.Int64, eager=True).alias(LINE)
     textual = frozenset(column.name for column in columns if column.dtype == pl.String)
     return Sheet(pl.DataFrame([numbered, *columns]).lazy(), frame.height, textual=textual)
-
-
-def _never(text: str) -> None:
-    raise ValueError(f"{text} is no JSON number")
 
 
 def _cell(path: Path, line: int, key: str, value: object) -> str | None:
