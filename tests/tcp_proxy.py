@@ -23,6 +23,9 @@ class TcpProxy:
         self.port = 0
         self.peers: list[object] = []
         """The certificate that each client showed, null where it showed none."""
+        self.speaking = asyncio.Event()
+        """Cleared, what the address answers is kept back: as a server that takes requests and gives no answers."""
+        self.speaking.set()
 
     @property
     def address(self) -> str:
@@ -47,16 +50,20 @@ class TcpProxy:
         back_reader, back_writer = await asyncio.open_connection(host, int(port))
         self._writers |= {writer, back_writer}
         try:
-            await asyncio.gather(_pass_on(reader, back_writer), _pass_on(back_reader, writer))
+            await asyncio.gather(_pass_on(reader, back_writer), _pass_on(back_reader, writer, self.speaking))
         finally:
             self._writers -= {writer, back_writer}
             for one in (writer, back_writer):
                 one.transport.abort()
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pass_on(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, speaking: asyncio.Event | None = None
+) -> None:
     try:
         while data := await reader.read(1 << 16):
+            if speaking is not None:
+                await speaking.wait()
             writer.write(data)
             await writer.drain()
     except OSError:

@@ -73,8 +73,12 @@ class Served:
 
     async def told_to_stop(self) -> tuple[int, float]:
         """Send SIGTERM; give the exit status, and how long it took."""
-        began = time.monotonic()
         self.tell_to_stop()
+        return await self.ended()
+
+    async def ended(self) -> tuple[int, float]:
+        """Wait for its end; give the exit status, and how long it took."""
+        began = time.monotonic()
         status = await asyncio.to_thread(self._process.wait, 60)
         return status, time.monotonic() - began
 

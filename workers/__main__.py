@@ -7,10 +7,11 @@ import asyncio
 import logging
 import sys
 
+from workers.draining import Draining
 from workers.health import Health, checks_of, health_endpoints
 from workers.logs import set_up_logs
 from workers.metrics import open_telemetry
-from workers.serving import QUEUES, Role, end_in_time, serving, until_told_to_stop
+from workers.serving import QUEUES, Role, serving, until_told_to_stop
 from workers.settings import Settings, load_settings
 from workflows.errors import JourneyError
 
@@ -29,17 +30,19 @@ async def serve(settings: Settings, role: Role) -> None:
         StoreUnavailable: A store cannot be reached.
         RefusedError: A setting needs another one, a file or a package that is missing.
     """
-    health, telemetry = Health(), open_telemetry(export=settings.health_address is not None)
+    health, draining = Health(), Draining()
+    telemetry = open_telemetry(export=settings.health_address is not None)
     async with health_endpoints(settings.health_address, health, telemetry.exporter) as endpoints:
         if endpoints is not None:
             log.info("health and metrics at %s", endpoints)
-        async with serving(settings, role, telemetry) as (client, stores), checks_of(client, stores) as checks:
+        served = serving(settings, role, telemetry, draining)
+        async with served as (client, stores), checks_of(client, stores) as checks:
             health.serve(checks)
             log.info("serving %s of %s", ", ".join(QUEUES[role]), client.service_client.config.target_host)
             await until_told_to_stop()
             health.drain()
             log.info("draining, for %g s at most", settings.drain_seconds)
-            end_in_time(settings.drain_seconds)
+            draining.begin(settings.drain_seconds)
     log.info("stopped")
 
 

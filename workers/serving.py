@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,6 +18,7 @@ from activities.meters import Meters
 from activities.stores import Stores
 from workers.codec import open_codec
 from workers.connecting import connect, create_search_attributes, require_readable_runs
+from workers.draining import Draining
 from workers.logs import TaskLogging
 from workers.metrics import OutcomeCounting, Telemetry
 from workers.opening import open_stores
@@ -38,12 +37,6 @@ QUEUES: dict[Role, tuple[str, ...]] = {
     "users": (USERS_QUEUE,),
     "push": (PUSH_QUEUE,),
 }
-
-
-END_SECONDS = 5.0
-"""How long after the drain's bound the process ends by force: cancelled activities write down what they can."""
-
-log = logging.getLogger("journeys.worker")
 
 
 def make_worker(client: Client, queue: str, settings: Settings, interceptors: Sequence[Interceptor] = ()) -> Worker:
@@ -86,7 +79,7 @@ def make_worker(client: Client, queue: str, settings: Settings, interceptors: Se
 async def run_workers(
     client: Client, settings: Settings, role: Role = "all", interceptors: Sequence[Interceptor] = ()
 ) -> AsyncIterator[None]:
-    """Run the workers of a role while the body runs, then drain them.
+    """Run the workers of a role while the body runs, then drain them all at once.
 
     Args:
         client: Connected with a plugin that has stores.
@@ -95,15 +88,20 @@ async def run_workers(
         interceptors: Stand before the work.
     """
     await create_search_attributes(client)
+    workers = [make_worker(client, queue, settings, interceptors) for queue in QUEUES[role]]
     async with AsyncExitStack() as stack:
-        for queue in QUEUES[role]:
-            await stack.enter_async_context(make_worker(client, queue, settings, interceptors))
-        yield
+        for worker in workers:
+            await stack.enter_async_context(worker)
+        try:
+            yield
+        finally:
+            # Left one after the other, the last would go on taking tasks while the first one finishes.
+            await asyncio.gather(*(worker.shutdown() for worker in workers))
 
 
 @asynccontextmanager
 async def serving(
-    settings: Settings, role: Role = "all", telemetry: Telemetry | None = None
+    settings: Settings, role: Role = "all", telemetry: Telemetry | None = None, draining: Draining | None = None
 ) -> AsyncIterator[tuple[Client, Stores]]:
     """Open the stores, connect, and run the workers of a role while the body runs.
 
@@ -111,6 +109,7 @@ async def serving(
         settings: Where everything is.
         role: Which queues.
         telemetry: What the process tells of itself; null for nothing.
+        draining: Ends the process in time; null where the process goes on.
 
     Yields:
         The client and the stores that the workers use.
@@ -135,12 +134,15 @@ async def serving(
             )
             client = await connect(settings, plugin, runtime=runtime, interceptors=spans)
             await require_readable_runs(client, codec)
-            async with run_workers(client, settings, role, (TaskLogging(), OutcomeCounting(meters))):
+            interceptors = [TaskLogging(), OutcomeCounting(meters), *filter(None, [draining])]
+            async with run_workers(client, settings, role, interceptors):
                 sweeping = asyncio.create_task(Events(stores).keep_sweeping(client))
                 try:
                     yield client, stores
                 finally:
                     sweeping.cancel()
+            if draining is not None:
+                draining.finish()
 
 
 async def until_told_to_stop(others: Sequence[asyncio.Event] = ()) -> None:
@@ -157,23 +159,3 @@ async def until_told_to_stop(others: Sequence[asyncio.Event] = ()) -> None:
             task.cancel()
         for order in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(order)
-
-
-def end_in_time(drain_seconds: float) -> None:
-    """Bound what is left of this process, which drains: a second order ends it at once, the bound ends it in time.
-
-    Ending by force is as a crash: the ledger's first answers stand, and other workers go on with the rest.
-
-    Args:
-        drain_seconds: How long activities may finish, before they are cancelled.
-    """
-    loop = asyncio.get_running_loop()
-    for order in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(order, _end, "told to stop a second time")
-    loop.call_later(drain_seconds + END_SECONDS, _end, "activities do not end")
-
-
-def _end(reason: str) -> None:
-    log.error("ending by force: %s", reason)
-    logging.shutdown()
-    os._exit(1)
