@@ -20,6 +20,7 @@ from activities.records.catalogue import Catalogue, SavedJourney
 from activities.records.passages import Admission
 from activities.records.pseudonyms import Pseudonyms
 from workflows.contracts import (
+    ENGINE,
     JOURNEY_ID,
     JOURNEY_USER_ID,
     JOURNEY_VERSION,
@@ -104,6 +105,7 @@ class Starter:
                             version=way.version,
                             digest=way.saved.digest,
                             routes=way.saved.routes,
+                            engine=ENGINE,
                             seen=seen,
                         ),
                         id=workflow_id,

@@ -14,6 +14,7 @@ from temporalio.contrib.pydantic import PydanticPayloadConverter
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
+from activities import starting
 from tests.house import House
 from workers.plugin import WORKFLOWS, JourneysPlugin, activities_of
 from workers.serving import QUEUES
@@ -113,3 +114,18 @@ async def test_a_client_needs_no_stores(house: House) -> None:
     assert payload.data.decode() == '{"journey":"hello","user_id":"ü"}'
     assert (payload.metadata["encoding"], "type" in payload.metadata) == (b"json/plain", False)
     assert Worker(client, task_queue=USERS_QUEUE).config(active_config=True)["activities"] == []
+
+
+async def test_a_run_keeps_the_engine_it_began_with(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs whose input names no engine are of the first, also when there is a newer one, which enrolment names."""
+    monkeypatch.setattr(starting, "ENGINE", 2)
+    async with house.serving() as client:
+        await house.engine.result(await house.engine.start("hello", client=client), client=client)
+        run = client.get_workflow_handle(user_workflow_id("hello", "u4"))
+        started = (await run.fetch_history()).events[0].workflow_execution_started_event_attributes
+    (given,) = await client.data_converter.decode(started.input.payloads, [UserJourneyInput])
+    assert given.engine == 2
+    (old,) = await client.data_converter.decode(
+        await client.data_converter.encode([{"journey": "hello", "user_id": "u4"}]), [UserJourneyInput]
+    )
+    assert old.engine == 1

@@ -60,8 +60,11 @@ class UserJourneyInput(Given, Lean):
     """The version's content; empty: looked up on entry."""
     routes: dict[str, Route] = {}
     """The version's routes; empty: given on entry."""
-    engine: int = ENGINE
-    """The semantics to follow."""
+    engine: int = 1
+    """The semantics to follow: `ENGINE` as the run began, which whoever starts it has to give; else the first.
+
+    Messages leave out what they have by default: a default that rose would change the runs that are under way.
+    """
     place: Place | None = None
     """Where the run goes on, admitted long ago; null for a run that begins."""
     seen: datetime | None = None
