@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from activities.records.reports import list_pushes
-from activities.segments.imported import read_members, store_members
+from activities.segments.imported import import_segment, read_members
 from activities.tables.imports import import_table
 from scripts.funnel import print_stats
 from scripts.output import DONE, INTERRUPTED, counted, people, print_failure, print_json, wants_json
@@ -102,8 +102,7 @@ def _prepare(engine: Engine, folder: Path, users: int) -> None:
         identifier="user_id",
         rejects_dir=engine.settings.rejects,
     )
-    store_members(tables, vip)
-    engine.stores.catalogue.save([vip.segment], lambda _: [], now)
+    import_segment(tables, engine.stores.catalogue, vip, now)
     console.print(f"journeys segment import vip  {counted(vip.report.users, 'user')}, {vip.report.unknown} unknown ids")
     saved = engine.save(write_documents(folder, vip_in_place=False))
     console.print(f"journeys save    {', '.join(one.name for one in saved.saved)}")

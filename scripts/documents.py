@@ -6,11 +6,14 @@ from typing import Any
 
 import click
 
+from activities.documents.saving import SaveReport
 from activities.records.catalogue import Saved, content_of
+from activities.tables.identifiers import NUMBERS
 from scripts.output import (
     DONE,
     REFUSED,
     counted,
+    enumerated,
     faults_json,
     instant,
     instant_json,
@@ -64,6 +67,7 @@ def save(paths: tuple[str, ...]) -> None:
         print_json({**report.model_dump(mode="json"), "warnings": faults_json(report.warnings)})
         return
     print_faults(report.warnings, label="warning")
+    print_imported(report)
     print_table(
         ("kind", "name", "version", "digest", ""),
         [
@@ -71,6 +75,15 @@ def save(paths: tuple[str, ...]) -> None:
             for one in report.saved
         ],
     )
+
+
+def print_imported(report: SaveReport) -> None:
+    """Print for people what the files amounted to that documents refer to."""
+    for one in report.imported:
+        numbers = enumerated({what: getattr(one, what) for what in NUMBERS})
+        people().print(f"{one.file} as [bold]{one.segment}[/] v{one.version}: {numbers}")
+        if one.rejects_file:
+            people().print(f"rows that were left out, with the reason of each: {one.rejects_file}", markup=False)
 
 
 @click.command(name="list")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import wraps
 from itertools import pairwise
@@ -63,6 +63,11 @@ def instant_json(value: datetime) -> str:
 def counted(number: int, what: str) -> str:
     """Write a number with its noun: `1 error`, `1,200 errors`."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def enumerated(numbers: Mapping[str, int]) -> str:
+    """Write numbers side by side, each with what it counts: `1,200 rows, 3 unknown`."""
+    return ", ".join(f"{number:,} {what}" for what, number in numbers.items())
 
 
 def print_json(value: BaseModel | dict[str, Any]) -> None:

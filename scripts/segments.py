@@ -23,10 +23,20 @@ from activities.segments.imported import import_segment as store_list
 from activities.segments.imported import read_members
 from activities.segments.seglang import read_seglang
 from activities.segments.segments import Evaluation, References
+from activities.tables.identifiers import NUMBERS
 from activities.tables.schema import Schema
-from scripts.documents import described, print_described
+from scripts.documents import described, print_described, print_imported
 from scripts.explaining import print_tree, require_user
-from scripts.output import faults_json, json_option, people, print_faults, print_json, print_table, wants_json
+from scripts.output import (
+    enumerated,
+    faults_json,
+    json_option,
+    people,
+    print_faults,
+    print_json,
+    print_table,
+    wants_json,
+)
 from workers.documents import is_file, name_and_version
 from workers.engine import Engine
 from workflows.conditions import Condition, SegmentRef
@@ -107,23 +117,18 @@ def import_segment(name: str, file: Path, column: str | None, identifier: Any, a
                 rejects_dir=engine.settings.rejects,
             )
             saved = store_list(stores.tables, stores.catalogue, membership, datetime.now(UTC), add=add)
+            size = count_segment(stores, _evaluate_name(engine, f"{name}@{saved.version}", datetime.now(UTC)))
     report = membership.report
-    numbers = {
-        "rows": report.rows,
-        "users": report.users,
-        "unknown": report.unknown,
-        "duplicates": report.duplicates,
-        "empty": report.empty,
-        "rejected": report.rejected,
-    }
+    numbers = {what: getattr(report, what) for what in NUMBERS}
+    sizes = {"users": size.users, "devices": size.devices, "reachable": size.reachable}
     if wants_json():
-        rejects = str(report.rejects_file) if report.rejects_file else None
-        print_json({"segment": name, "version": saved.version, **numbers, "rejects_file": rejects})
+        told = {"rejects_file": report.rejects_file, "size": sizes, "warnings": report.warnings}
+        print_json({"segment": name, "version": saved.version, **numbers, **told})
         return
-    people().print(
-        f"[bold]{name}[/] v{saved.version}{'' if saved.changed else ' (unchanged)'}: "
-        + ", ".join(f"{number:,} {what}" for what, number in numbers.items())
-    )
+    for warning in report.warnings:
+        people(stderr=True).print(f"[yellow]warning[/]: {escape(warning)}")
+    people().print(f"[bold]{name}[/] v{saved.version}{'' if saved.changed else ' (unchanged)'}: {enumerated(numbers)}")
+    people().print(f"in the segment now: {enumerated(sizes)}")
     if report.rejects_file:
         people().print(f"rows that were left out, with the reason of each: {report.rejects_file}", markup=False)
 
@@ -152,6 +157,7 @@ def save(name: str, file: str | None, seglang: str | None) -> None:
         print_json({**report.model_dump(mode="json"), "warnings": faults_json(report.warnings)})
         return
     print_faults(report.warnings, label="warning")
+    print_imported(report)
     for one in report.saved:
         people().print(f"[bold]{one.name}[/] v{one.version} {'saved' if one.changed else 'unchanged'}")
 

@@ -15,6 +15,7 @@ IMPORTED = {
 }
 LISTED = {
     *("segment", "version", "rows", "users", "unknown", "duplicates", "empty", "rejected", "rejects_file"),
+    *("size", "warnings"),
 }
 STATS = {"journey", "version", "state", "audience", "entered", "refused", "inside", "exited", "elements"}
 
@@ -61,7 +62,7 @@ def test_with_json_a_command_prints_one_object(changed: Commands, words: str, ke
     ],
 )  # fmt: skip
 def test_segment_commands_have_exactly_their_keys(changed: Commands, words: str, keys: set[str]) -> None:
-    """`journeys segment` prints exactly the keys of the design."""
+    """`journeys segment` prints exactly its keys: the design's, and an import's warnings and size."""
     said = changed("segment", *words.split(), "--json")
     assert (said.status, set(said.json)) == (0, keys)
 

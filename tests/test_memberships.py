@@ -199,7 +199,7 @@ def _import_vip(house: House) -> None:
     found = read_members(
         house.stores.tables, "vip", path, column=None, identifier="user_id", rejects_dir=house.settings.rejects
     )
-    store_members(house.stores.tables, found)
+    store_members(house.stores.tables, found.segment, found.report.members)
     house.stores.catalogue.save([found.segment], lambda _: [], NOW)
 
 

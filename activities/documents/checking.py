@@ -8,24 +8,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import polars as pl
 from pydantic import ValidationError
 
 from activities.documents.elements import element_faults, element_warnings
+from activities.documents.files import Place, read_files
 from activities.documents.raw import RawDocument
 from activities.documents.triggers import trigger_faults, unknown_events
 from activities.documents.wording import faults_of
 from activities.segments.checking import check_condition
-from activities.segments.imported import Membership, read_members
+from activities.segments.imported import Membership
 from activities.segments.segments import References
 from activities.stores import Stores
 from activities.tables.delta import TABLES
 from activities.tables.schema import Schema
 from workflows.conditions import Condition, FileRef, SegmentRef, render_path, walk
 from workflows.documents import AudienceEntry, ConditionSplit, JourneyDocument, SegmentDocument, WaitForTrigger
-from workflows.errors import DefinitionError, Fault, ImportRefused, NotFoundError
+from workflows.errors import DefinitionError, Fault, NotFoundError
 from workflows.graph import graph_faults
 
 WITHIN_AN_ELEMENT = 3
@@ -33,9 +34,6 @@ WITHIN_AN_ELEMENT = 3
 
 CONDITIONS = ("match", "audience", "exit_when", "in_segment", "not_in_segment")
 """Keys whose value is a condition over all users."""
-
-Place: TypeAlias = tuple[str | int, ...]
-"""Where in a document: keys and indexes."""
 
 
 @dataclass
@@ -94,6 +92,16 @@ def conditions_of(document: JourneyDocument | SegmentDocument) -> Iterator[tuple
             yield from _watched_segments(name, element)
 
 
+def _files_of(document: JourneyDocument | SegmentDocument) -> list[tuple[Place, FileRef]]:
+    """List the references to files that a document holds, each with its place."""
+    return [
+        ((*at, *path), node)
+        for at, condition in conditions_of(document)
+        for path, node in walk(condition)
+        if isinstance(node, FileRef)
+    ]
+
+
 def _watched_segments(name: str, element: WaitForTrigger) -> Iterator[tuple[Place, Condition]]:
     """List the segments that a wait watches, each with its place."""
     for branch, way in element.branches.own.items():
@@ -136,8 +144,13 @@ def check_documents(
     known = {*stores.catalogue.names("segment"), *(str(raw.data["segment"]) for raw in raws if raw.kind == "segment")}
     for position, (raw, document) in enumerate(checked.documents):
         faults = _document_faults(stores, raw, document, schema, known)
-        faults += _read_files(stores, checked, position, rejects_dir)
-        checked.faults += [_placed(fault, raw) for fault in faults]
+        name = document.journey if isinstance(document, JourneyDocument) else document.segment
+        files = read_files(
+            stores, name, raw.folder, _files_of(document), saving=checked.segments, rejects_dir=rejects_dir
+        )
+        checked.files |= {(position, ref): found for ref, found in files.found.items()}
+        checked.faults += [_placed(fault, raw) for fault in (*faults, *files.faults)]
+        checked.warnings += [_placed(warning, raw) for warning in files.warnings]
         if isinstance(document, JourneyDocument):
             _, warnings = trigger_faults(document, schema)
             warnings += unknown_events(document, stores.tables)
@@ -230,60 +243,6 @@ def _pinned_faults(stores: Stores, ref: SegmentRef, path: Place) -> list[Fault]:
             place = render_path((*path, "segment"))
             return [Fault(code="unknown-version", path=place, message=error.message, hint=error.hint)]
     return []
-
-
-def _read_files(stores: Stores, checked: Checked, position: int, rejects_dir: Path | None) -> list[Fault]:
-    """Read the files that a document refers to, matching their ids with the tables."""
-    raw, document = checked.documents[position]
-    name = document.journey if isinstance(document, JourneyDocument) else document.segment
-    faults: list[Fault] = []
-    for at, condition in conditions_of(document):
-        for path, node in walk(condition):
-            if not isinstance(node, FileRef) or (position, node) in checked.files:
-                continue
-            place = render_path((*at, *path, "file"))
-            if raw.folder is None:
-                faults.append(
-                    Fault(
-                        code="file-out-of-reach",
-                        path=place,
-                        message=f"the file {node.file!r} cannot be read from here: a definition that is sent as data "
-                        "has no folder",
-                        hint="save the document from where the file is, or import it with `journeys segment import "
-                        "NAME FILE` and write {segment: NAME}",
-                    )
-                )
-                continue
-            folder = raw.folder.resolve()
-            target = (folder / node.file).resolve()
-            if not target.is_relative_to(folder):
-                faults.append(
-                    Fault(
-                        code="file-outside-folder",
-                        path=place,
-                        message=f"{node.file!r} leads out of the document's folder",
-                        hint="put the file beside the document, or import it with `journeys segment import NAME FILE`",
-                    )
-                )
-                continue
-            try:
-                checked.files[position, node] = read_members(
-                    stores.tables,
-                    segment_name(name, node.file),
-                    target,
-                    column=node.column,
-                    identifier=node.identifier,
-                    rejects_dir=rejects_dir,
-                )
-            except ImportRefused as error:
-                faults.append(Fault(code=error.code, path=place, message=error.message, hint=error.hint))
-    return faults
-
-
-def segment_name(document: str, file: str) -> str:
-    """Name the segment that an in-place file is imported as: the document's name and the file's."""
-    stem = "".join(sign if sign.isascii() and sign.isalnum() else "-" for sign in Path(file).stem.lower())
-    return f"{document}-{stem.strip('-') or 'file'}"[:80].rstrip("-")
 
 
 def _try_out(stores: Stores, checked: Checked, now: datetime) -> None:

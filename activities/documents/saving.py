@@ -34,12 +34,34 @@ class SavedVersion(BaseModel):
     """False when this content was the newest version already."""
 
 
+class ImportedList(BaseModel):
+    """What a file amounts to that a document refers to; its numbers are those of `IdentifierReport`."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    segment: str
+    """The segment that it was imported as."""
+    version: int
+    file: str
+    """Its name, as the document has it."""
+    rows: int
+    users: int
+    unknown: int
+    duplicates: int
+    empty: int
+    rejected: int
+    rejects_file: str | None
+    """A CSV of line, reason and row with each row that was left out; null without any."""
+
+
 class SaveReport(BaseModel):
     """What saving did."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     saved: list[SavedVersion]
+    imported: list[ImportedList] = []
+    """One for each file that the documents refer to, in their order."""
     warnings: list[Fault] = []
 
 
@@ -69,6 +91,16 @@ def save_documents(
             SavedVersion(kind=one.kind, name=one.name, version=one.version, digest=one.digest, changed=one.changed)
             for one in saved
         ],
+        # Files are saved first, in their order: each has its version.
+        imported=[
+            ImportedList(
+                file=ref.file,
+                version=version.version,
+                **membership.report.model_dump(include={*ImportedList.model_fields}),
+                segment=version.name,
+            )
+            for ((_, ref), membership), version in zip(checked.files.items(), saved, strict=False)
+        ],
         warnings=checked.warnings,
     )
 
@@ -95,12 +127,14 @@ def save_definition(stores: Stores, definition: dict[str, Any], now: datetime) -
 
 def save_checked(stores: Stores, checked: Checked, now: datetime) -> list[Saved]:
     """Save documents without faults: members first, which mean nothing until a version names them."""
-    newest = {segment.name: segment.document for segment in stores.catalogue.newest("segment")}
+    newest = {segment.name: segment.document for segment in stores.catalogue.newest("segment")} if checked.files else {}
+    imported: list[ImportedSegment] = []
     for membership in checked.files.values():
-        known = newest.get(membership.segment.segment)
-        if not (isinstance(known, ImportedSegment) and known.import_id == membership.segment.import_id):
-            store_members(stores.tables, membership)
-    imported = [membership.segment for membership in checked.files.values()]
+        listed, known = membership.segment, newest.get(membership.segment.segment)
+        if isinstance(known, ImportedSegment) and known.import_id == listed.import_id:
+            listed = known  # these very ids, from a file of another name perhaps
+        store_members(stores.tables, listed, membership.report.members)
+        imported.append(listed)
 
     def finish(versions: list[Saved]) -> list[JourneyDocument | SegmentDocument]:
         pinned = {place: f"{one.name}@{one.version}" for place, one in zip(checked.files, versions, strict=True)}

@@ -76,7 +76,7 @@ def read_members(
     )
     found = ImportedSegment(
         segment=segment,
-        import_id=_content_id(segment, identifier, report.members),
+        import_id=_content_id(segment, identifier, _sums(report.members.lazy()).collect(engine="streaming")),
         source=path.name,
         identifier=identifier,
         users=report.users,
@@ -84,16 +84,29 @@ def read_members(
     return Membership(found, report)
 
 
-def store_members(tables: Tables, membership: Membership) -> None:
-    """Append a list's members to the table `members`, in one commit.
+def store_members(tables: Tables, segment: ImportedSegment, members: pl.DataFrame) -> None:
+    """Append a list's members to the table `members`, in one commit, or none where it holds all of them.
 
     They mean nothing until a saved version names their import id, so a crash before that leaves nothing half-done;
     the same list again has the same id, and readers take each user once.
 
+    Args:
+        tables: The audience tables.
+        segment: What will name them.
+        members: `user_id: String`, `device_id: String`, null in a list of user ids.
+
     Raises:
         StoreUnavailable: The tables cannot be reached.
     """
-    _store(tables, membership.segment.import_id, membership.report.members)
+    version = tables.version("members")
+    stored = _members(tables, segment.import_id, version)
+    sums = tables.collect(_sums(stored), engine="streaming")
+    if _content_id(segment.segment, segment.identifier, sums) == segment.import_id:
+        return
+    # Some may have been erased since the same list was imported before, or all of the table be gone.
+    missing = members.join(tables.collect(stored), on=["user_id", "device_id"], how="anti", nulls_equal=True)
+    rows = missing.select(import_id=pl.lit(segment.import_id), user_id="user_id", device_id="device_id")
+    tables.append("members", rows, once=f"{segment.import_id} after {version}")
 
 
 def import_segment(
@@ -118,16 +131,17 @@ def import_segment(
         The segment's newest version.
 
     Raises:
-        RefusedError: `add` was asked of a segment that is a condition.
+        RefusedError: The segment is a condition.
         StoreUnavailable: A store cannot be reached; importing again does what is missing.
     """
     name, listed = membership.segment.segment, membership.segment
     for _ in range(ADD_ATTEMPTS):
         earlier = next((one for one in catalogue.newest("segment") if one.name == name), None)
         kept = earlier.document if earlier is not None else None
-        if add and earlier is not None and not isinstance(kept, ImportedSegment):
+        if earlier is not None and not isinstance(kept, ImportedSegment):
             raise RefusedError(
-                f"{name!r} is a condition, version {earlier.version}, and no list that ids could be added to",
+                f"{name!r} is a condition, version {earlier.version}, and no list: whatever refers to it would mean "
+                "other users",
                 code="not-a-list",
                 hint="import the file under a name of its own, and combine both: any: "
                 f"[{{segment: {name}}}, {{segment: ...}}]",
@@ -135,8 +149,9 @@ def import_segment(
         members, found = membership.report.members, listed
         if add and isinstance(kept, ImportedSegment):
             members, found = _united(tables, kept, membership)
-        if not (isinstance(kept, ImportedSegment) and kept.import_id == found.import_id):
-            _store(tables, found.import_id, members)
+        if isinstance(kept, ImportedSegment) and kept.import_id == found.import_id:
+            found = kept  # these very ids, from a file of another name perhaps
+        store_members(tables, found, members)
         expected = earlier.version if earlier is not None else 0
 
         def unless_overtaken(saved: list[Saved], expected: int = expected) -> list[SegmentDocument | JourneyDocument]:
@@ -157,8 +172,7 @@ def import_segment(
 
 def _united(tables: Tables, kept: ImportedSegment, membership: Membership) -> tuple[pl.DataFrame, ImportedSegment]:
     """Put an imported version and a list together; the version itself where the list adds nobody."""
-    stored = tables.scan("members").filter(pl.col("import_id") == kept.import_id).select("user_id", "device_id")
-    before = tables.collect(stored.unique(maintain_order=True))
+    before = tables.collect(_members(tables, kept.import_id, tables.version("members")).unique(maintain_order=True))
     after = pl.concat([before, membership.report.members]).unique(maintain_order=True)
     if after.height == before.height:
         return before, kept
@@ -166,27 +180,32 @@ def _united(tables: Tables, kept: ImportedSegment, membership: Membership) -> tu
     return after, listed.model_copy(
         update={
             "title": kept.title,
-            "import_id": _content_id(listed.segment, listed.identifier, after),
+            "import_id": _content_id(listed.segment, listed.identifier, _sums(after.lazy()).collect()),
             "users": after.get_column("user_id").n_unique(),
         }
     )
 
 
-def _store(tables: Tables, import_id: str, members: pl.DataFrame) -> None:
-    """Append members under an import id, once."""
-    rows = members.select(import_id=pl.lit(import_id), user_id="user_id", device_id="device_id")
-    tables.append("members", rows, once=import_id)
+def _members(tables: Tables, import_id: str, version: int) -> pl.LazyFrame:
+    """Scan what one import has stored: `user_id: String`, `device_id: String`."""
+    return tables.scan("members", version).filter(pl.col("import_id") == import_id).select("user_id", "device_id")
 
 
-def _content_id(segment: str, identifier: str, members: pl.DataFrame) -> str:
-    """Name a list by its segment and content: importing the same list again, in any order, changes nothing."""
+def _sums(members: pl.LazyFrame) -> pl.LazyFrame:
+    """Sum up a list's content in one row: how many members, and a sum of hashes for each seed."""
     # A sum knows no order. Another release of polars may hash otherwise: then the same list makes one more version.
-    sums = (
-        (pl.col("user_id").hash(seed) ^ pl.col("device_id").hash(seed + len(SEEDS)))
-        .cast(pl.Int128)
-        .sum()
-        .alias(str(seed))
-        for seed in SEEDS
+    return members.select(
+        pl.len(),
+        *(
+            (pl.col("user_id").hash(seed) ^ pl.col("device_id").hash(seed + len(SEEDS)))
+            .cast(pl.Int128)
+            .sum()
+            .alias(str(seed))
+            for seed in SEEDS
+        ),
     )
-    content = (segment, identifier, members.height, *members.lazy().select(sums).collect(engine="streaming").row(0))
-    return hashlib.sha256("\n".join(map(str, content)).encode()).hexdigest()[:24]
+
+
+def _content_id(segment: str, identifier: str, sums: pl.DataFrame) -> str:
+    """Name a list by its segment and content: importing the same list again, in any order, changes nothing."""
+    return hashlib.sha256("\n".join(map(str, (segment, identifier, *sums.row(0)))).encode()).hexdigest()[:24]

@@ -56,6 +56,10 @@ PIECE: dict[str, pl.DataType] = {LINE: pl.Int64(), "id": pl.String(), "reason": 
 EMPTY = "the cell is empty"
 
 
+NUMBERS = ("rows", "users", "unknown", "duplicates", "empty", "rejected")
+"""What a report counts, in the order in which it is told."""
+
+
 class IdentifierReport(BaseModel):
     """What a file of ids amounts to. `rows` = matched + `unknown` + `duplicates` + `empty` + `rejected`."""
 
