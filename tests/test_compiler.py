@@ -190,7 +190,7 @@ def test_column_that_no_table_has() -> None:
         ("{attribute: age, is: {entry: age}}", "only where one user is judged"),
         ("{property: age, is: 1}", "`property` cannot stand here"),
         ("{any_device: {event: buy}}", "`event` cannot stand here"),
-        ("{segment: circle}", "contains itself"),
+        ("{segment: circle}", "or contains itself"),
     ],
 )
 def test_condition_that_does_not_fit(text: str, message: str) -> None:

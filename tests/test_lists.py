@@ -110,7 +110,7 @@ def test_a_document_may_take_several_lists_of_one_name(changed: Commands) -> Non
 
 @pytest.mark.parametrize("long", ["x" * 70, "y-" * 60])
 def test_names_of_lists_differ_and_fit(long: str) -> None:
-    """Whatever files and columns are called, each reference of a document has a name of its own that is not too long."""
+    """Whatever files and columns are called, each reference has a name of its own, not too long."""
     refs = [
         FileRef.model_validate({"file": f"{folder}/{stem}.csv", "identifier": identifier, **column})
         for folder in ("a", "b")

@@ -246,7 +246,7 @@ def _pinned_faults(stores: Stores, ref: SegmentRef, path: Place) -> list[Fault]:
 
 
 def _try_out(stores: Stores, checked: Checked, now: datetime) -> None:
-    """Evaluate every condition once: circles are faults, segments of nobody are warnings."""
+    """Evaluate every condition once: circles and nesting too deep are faults, segments of nobody are warnings."""
     versions = stores.segments.versions()
     for position, (raw, document) in enumerate(checked.documents):
         zone = document.timezone or stores.segments.zone
@@ -256,9 +256,11 @@ def _try_out(stores: Stores, checked: Checked, now: datetime) -> None:
         for at, condition in conditions_of(document):
             try:
                 found = stores.segments.evaluate(condition, now, zone=zone, versions=versions, references=references)
-            except NotFoundError as error:
-                fault = Fault(code="circle", path=render_path(at), message=error.message, hint=error.hint)
-                checked.faults.append(_placed(fault, raw))
+            except (DefinitionError, NotFoundError) as error:
+                # Told once: whatever refers to a segment that is too deep is so too.
+                faults = [fault for fault in error.faults if fault.code not in {told.code for told in checked.faults}]
+                placed = (fault.model_copy(update={"path": render_path(at)}) for fault in faults)
+                checked.faults += [_placed(fault, raw) for fault in placed]
                 continue
             # Whom a schedule, a wait or an exit criterion means is often still to come.
             if found.users.is_empty() and _meant_now(document, at):

@@ -9,6 +9,7 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from activities.segments.comparisons import TAKES, TAKES_SUM, comparable
+from activities.segments.nesting import PARTS_LIMIT
 from activities.segments.values import EXAMPLES, Price, Scalar, read_value
 from activities.tables.schema import KINDS, Kind, Schema
 from workflows.conditions import (
@@ -62,10 +63,6 @@ _INSTEAD = {
     "after": "`more_than` compares numbers, prices and versions",
 }
 """What to write in place of an operator that does not take the type."""
-
-
-PARTS_LIMIT = 5_000
-"""Most nodes of one condition: polars takes about 0.2 ms for each."""
 
 
 def check_condition(

@@ -17,6 +17,7 @@ import polars as pl
 
 from activities.segments.clock import Clock
 from activities.segments.comparisons import ALWAYS, Term, compare, every
+from activities.segments.nesting import LEVELS_LIMIT
 from activities.segments.plans import Member, Plan, Rows, both, either, narrowed, negated
 from activities.segments.predicates import (
     Kinds,
@@ -61,9 +62,6 @@ __all__ = [
     "is_timeless",
     "select_users",
 ]
-
-DEPTH_LIMIT = 50
-"""Deepest nesting of segments in segments; more is taken for a circle."""
 
 
 @dataclass(frozen=True)
@@ -171,10 +169,12 @@ def _is_timeless(condition: Condition, resolve: Resolver, depth: int) -> bool:
 
 
 def nested(ref: SegmentRef, depth: int) -> int:
-    """Count a segment in a segment; raises DefinitionError when it goes round in a circle."""
-    if depth >= DEPTH_LIMIT:
-        message = f"the segment {ref.segment!r} contains itself: take one of the references out"
-        raise DefinitionError([Fault(code="circle", message=message)])
+    """Count a segment in a segment; raises DefinitionError where it is one too many, whoever resolves references."""
+    if depth >= LEVELS_LIMIT:
+        message = (
+            f"the segment {ref.segment!r} lies more than {LEVELS_LIMIT} segments deep in others, or contains itself"
+        )
+        raise DefinitionError([Fault(code="too-deep", message=message)])
     return depth + 1
 
 

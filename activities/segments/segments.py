@@ -17,6 +17,7 @@ import polars as pl
 from activities.meters import Meters, timed
 from activities.records.catalogue import Catalogue, ImportedSegment, Saved
 from activities.segments.compiler import Built, Imported, Snapshot, is_timeless, select_users
+from activities.segments.nesting import Nesting
 from activities.segments.reads import readings_of
 from activities.tables.delta import Tables
 from activities.tables.kept_columns import KeptColumns, Reading
@@ -25,9 +26,6 @@ from workflows.conditions import Condition, FileRef, SegmentRef, walk
 from workflows.contracts import Versions
 from workflows.documents import SegmentDocument, digest_of
 from workflows.errors import NotFoundError
-
-DEPTH_LIMIT = 50
-"""Deepest nesting of segments in segments; more is taken for a circle."""
 
 PIN = "segment/"
 """Before the name of a segment among versions of tables: no table is called so."""
@@ -39,7 +37,8 @@ class References:
     Args:
         catalogue: Where segments are saved.
         tables: Where imported members are.
-        zone: The zone of segments that name none.
+        zone: The zone of the condition's own calendar days.
+        default_zone: That of a segment which names none: the same wherever it is referred to.
         versions: The table versions of this evaluation, and the versions of segments that it shall read, as
             `pinned` gives them; null for the newest.
         saving: Documents that are about to be saved, by name: they win over saved ones.
@@ -51,6 +50,7 @@ class References:
         catalogue: Catalogue,
         tables: Tables,
         zone: str,
+        default_zone: str,
         *,
         versions: Versions | None = None,
         saving: Mapping[str, SegmentDocument] | None = None,
@@ -59,10 +59,13 @@ class References:
         self._catalogue = catalogue
         self._tables = tables
         self._zone = zone
+        self._default_zone = default_zone
         self._versions = versions or {}
         self._saving = dict(saving or {})
         self._files = dict(files or {})
         self._found: dict[str, Saved] = {}
+        self._nesting = Nesting(self._followed)
+        self._digests: dict[str, str] = {}
 
     def segment(self, ref: SegmentRef) -> Built | Imported:
         """Give what a reference to a segment stands for.
@@ -71,15 +74,10 @@ class References:
             NotFoundError: Nobody saved or imported it.
             StoreUnavailable: The catalogue cannot be read.
         """
-        if ref.version is None and ref.name in self._saving:
-            document = self._saving[ref.name]
-            return Built(document.match, document.timezone or self._zone)
-        found = self._saved(ref).document
+        found = self._document(ref)
         if isinstance(found, ImportedSegment):
             return Imported(self._members(found.import_id))
-        if isinstance(found, SegmentDocument):
-            return Built(found.match, found.timezone or self._zone)
-        raise NotFoundError(f"{ref.segment!r} is no segment")
+        return Built(found.match, found.timezone or self._default_zone)
 
     def file(self, ref: FileRef) -> Imported:
         """Give the members of a file that was read for this evaluation.
@@ -92,22 +90,48 @@ class References:
         return Imported(self._files[ref].lazy().select("user_id").unique())
 
     def digest(self, condition: Condition) -> str:
-        """Name a condition together with all that it refers to: equal digests select the same users."""
-        return digest_of([self._zone, self._closed(condition, 0)])
+        """Name a condition together with all that it refers to: equal digests select the same users.
 
-    def _closed(self, condition: Condition, depth: int) -> Any:
-        content: list[Any] = [condition.model_dump(mode="json", by_alias=True, exclude_unset=True)]
-        for _, node in walk(condition):
-            if isinstance(node, SegmentRef):
-                if depth >= DEPTH_LIMIT:
-                    raise NotFoundError(f"the segment {node.segment!r} contains itself: take one of the references out")
-                meant = self.segment(node)
-                if isinstance(meant, Imported):
-                    saved = self._saved(node).document
-                    content.append(saved.import_id if isinstance(saved, ImportedSegment) else "")
-                else:
-                    content.append([meant.zone, self._closed(meant.condition, depth + 1)])
-        return content
+        Raises:
+            DefinitionError: With all that it refers to it is too deep or too large, or a segment contains itself.
+            NotFoundError: A reference leads nowhere.
+            StoreUnavailable: The catalogue cannot be read.
+        """
+        self._nesting.require(condition)
+        return digest_of([self._zone, *self._content(condition)])
+
+    def require_fit(self, condition: Condition) -> None:
+        """Refuse a condition that cannot be evaluated, as `digest` does."""
+        self._nesting.require(condition)
+
+    def _content(self, condition: Condition) -> list[Any]:
+        """Give what a condition is made of: itself, and the name of what each reference means."""
+        refs = [node for _, node in walk(condition) if isinstance(node, SegmentRef)]
+        return [condition.model_dump(mode="json", by_alias=True, exclude_unset=True), *map(self._digest_of, refs)]
+
+    def _digest_of(self, ref: SegmentRef) -> str:
+        if ref.segment not in self._digests:
+            found = self._document(ref)
+            self._digests[ref.segment] = (
+                found.import_id
+                if isinstance(found, ImportedSegment)
+                else digest_of([found.timezone or self._default_zone, *self._content(found.match)])
+            )
+        return self._digests[ref.segment]
+
+    def _followed(self, ref: SegmentRef) -> tuple[str, Condition | None]:
+        found = self._document(ref)
+        name = f"{ref.name}@{self._saved(ref).version}" if not self._is_new(ref) else ref.name
+        return name, None if isinstance(found, ImportedSegment) else found.match
+
+    def _is_new(self, ref: SegmentRef) -> bool:
+        return ref.version is None and ref.name in self._saving
+
+    def _document(self, ref: SegmentRef) -> SegmentDocument | ImportedSegment:
+        found = self._saving[ref.name] if self._is_new(ref) else self._saved(ref).document
+        if not isinstance(found, SegmentDocument | ImportedSegment):
+            raise NotFoundError(f"{ref.segment!r} is no segment")
+        return found
 
     def _saved(self, ref: SegmentRef) -> Saved:
         if ref.segment not in self._found:
@@ -197,11 +221,12 @@ class Segments:
         saving: Mapping[str, SegmentDocument] | None = None,
         files: Mapping[FileRef, pl.DataFrame] | None = None,
     ) -> References:
-        """Answer references at the given table versions."""
+        """Answer references at the given table versions; `zone` is the condition's own, null for the default."""
         return References(
             self.catalogue,
             self.tables,
             zone or self.zone,
+            self.zone,
             versions=versions,
             saving=saving,
             files=files,
@@ -230,6 +255,7 @@ class Segments:
             The users, and from what they were worked out.
 
         Raises:
+            DefinitionError: With all that it refers to the condition is too deep or too large, or in a circle.
             NotFoundError: A reference leads nowhere, or a version was vacuumed.
             StoreUnavailable: Tables or catalogue cannot be reached. Temporal retries.
         """

@@ -98,10 +98,13 @@ class Standings:
         """Tell whether time alone never changes who is in a segment. Blocking.
 
         Raises:
+            DefinitionError: With all that it refers to the condition is too deep or too large, or in a circle.
             NotFoundError: A reference leads nowhere.
             StoreUnavailable: The catalogue cannot be read. Temporal retries.
         """
-        return is_timeless(condition, self._segments.references(zone=zone))
+        references = self._segments.references(zone=zone)
+        references.require_fit(condition)
+        return is_timeless(condition, references)
 
     async def look_up(self, condition: Condition, zone: str, user_id: str, now: datetime, until: datetime) -> Standing:
         """Tell how a user stands to a segment, as the tables are now.
