@@ -36,7 +36,11 @@ class Clock:
         return self.today + timedelta(days=min(max(days, furthest[0]), furthest[1]))
 
     def start_of(self, day: date) -> datetime:
-        """Give the first instant of a calendar day, UTC; where clocks skip midnight, the instant at which they do."""
+        """Give the first instant of a calendar day, UTC; where clocks skip midnight, the instant at which they do.
+
+        A day is one stretch of time. Where clocks went back across midnight, as in America/St_Johns until 2011, the
+        hour that came again is taken for a part of the later day, which had begun.
+        """
         return datetime.combine(day, time(), ZoneInfo(self.zone)).astimezone(UTC)
 
 
