@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from deltalake import DeltaTable
 
 from activities.tables.delta import Tables
+from activities.tables.log import RETENTION
 from activities.tables.schema import TableName
-from activities.tables.tidying import tidy
+from activities.tables.tidying import forget_versions, tidy
 from tests.house import House
 from workflows.errors import NotFoundError, StoreUnavailable
 from workflows.upkeep import TidiedTable
 
 NONE = timedelta(0)
 DAY = timedelta(days=1)
+
+KILLED = """
+import os, signal, sys
+from deltalake import DeltaTable
+from activities.tables.delta import Tables
+from activities.tables.tidying import forget_versions
+DeltaTable.create_checkpoint = lambda table: os.kill(os.getpid(), signal.SIGKILL)
+forget_versions(Tables(sys.argv[1]), "users")
+"""
+"""Forgets versions, and is killed in the middle."""
 
 
 @pytest.fixture
@@ -133,3 +150,56 @@ def test_members_of_saved_versions_survive(house: House) -> None:
     assert (done.files_before, done.files_after, done.vacuumed) == (3, 1, 3)
     found = house.stores.tables.collect(house.stores.tables.scan("members").filter(import_id="u2"))
     assert found["user_id"].to_list() == ["u2"]
+
+
+def kept_for(tables: Tables) -> str | None:
+    return tables.handle("users", tables.version("users")).metadata().configuration.get(RETENTION)
+
+
+def require_remembered(tables: Tables, version: int, expected: int) -> None:
+    """Hold a table to its log being kept, whatever checkpoint is made of it."""
+    assert kept_for(tables) == "interval 365 days"
+    handle = tables.handle("users", tables.version("users"))
+    handle.create_checkpoint()
+    handle.cleanup_metadata()
+    assert len(rows(Tables(tables.root), version)) == expected
+
+
+def test_versions_are_kept_again_after_a_kill(tables: Tables) -> None:
+    """Killed while it forgets versions, a table remembers all later ones: erased again, written, or tidied."""
+    tables.append("users", users("a"))
+    tables.append("users", users("b"))
+    killed = subprocess.run([sys.executable, "-c", KILLED, tables.root], cwd=Path(__file__).parents[1], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert kept_for(tables) == "interval 0 days"
+    mended: dict[str, Callable[[Tables], object]] = {
+        "erased": lambda found: forget_versions(found, "users"),
+        "written": lambda found: found.upsert("users", users("c"), "user_id"),
+        "tidied": lambda found: tidied(found, retain=DAY),
+    }
+    for name, mend in mended.items():
+        shutil.copytree(tables.root, f"{tables.root}-{name}")
+        found = Tables(f"{tables.root}-{name}")
+        mend(found)
+        version, height = found.version("users"), len(rows(found))
+        found.append("users", users("d"))
+        require_remembered(found, version, height)
+
+
+def test_versions_are_forgotten_beside_a_writer(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written while a table forgets its versions stays, what was before goes, and later versions are kept."""
+    tables.append("users", users("a"))
+    other, checkpoint = Tables(tables.root), DeltaTable.create_checkpoint
+
+    def beside(table: DeltaTable) -> None:
+        other.append("users", users("beside"))
+        checkpoint(table)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaTable, "create_checkpoint", beside)
+        forget_versions(tables, "users")
+    with pytest.raises(NotFoundError, match="version 0 of the table users was vacuumed"):
+        Tables(tables.root).scan("users", 0)
+    version = tables.version("users")
+    tables.append("users", users("later"))
+    require_remembered(tables, version, 2)

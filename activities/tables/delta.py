@@ -21,6 +21,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from pydantic import BaseModel, ConfigDict
 
 from activities.tables.changes import ABSENT, OLD, check_columns, compare
+from activities.tables.log import KEPT_FOR, remember, remembers
 from activities.tables.parquet import ROW_GROUP_ROWS, layout_of
 from activities.tables.schema import DTYPES, TableName
 from activities.tables.stored import COLUMNS, TABLES, StoredTables, reaching
@@ -32,14 +33,6 @@ ATTEMPTS = 40
 """How often a write starts again because somebody else committed first. Each lost round is another writer's gain."""
 
 LONGEST_PAUSE_SECONDS = 0.5
-
-KEPT_FOR = {
-    # A passage may be open for months, and what decided about it can be read as long as the log tells which files.
-    "delta.logRetentionDuration": "interval 365 days",
-    "delta.deletedFileRetentionDuration": "interval 30 days",
-}
-"""Properties of a new table: how long its log remembers versions, and files that newer versions do without."""
-
 
 Cell: TypeAlias = str | bool | int | float | None
 """A value that every new row is given."""
@@ -257,6 +250,14 @@ class Tables(StoredTables):
 
         return self._commit(name, attempt)
 
+    def remember(self, name: TableName) -> None:
+        """Have the log of a table remember its versions for our time, in one commit or none, as every write does first.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached, or others kept committing first.
+        """
+        self._commit(name, lambda version: MergeReport(version=version))
+
     def _commit(self, name: TableName, attempt: Callable[[int], MergeReport]) -> MergeReport:
         """Run an attempt on the newest version until its commit is the next one."""
         random = SystemRandom()
@@ -265,6 +266,9 @@ class Tables(StoredTables):
             for lost in range(ATTEMPTS):
                 version = self.version(name)
                 try:
+                    if version >= 0 and not remembers(self._newest[name]):
+                        remember(self.handle(name, version))
+                        version = self.version(name)
                     report = attempt(version)
                     if report.version >= 0:
                         self._seen.add(name)

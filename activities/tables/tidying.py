@@ -14,7 +14,8 @@ from typing import Any
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
-from activities.tables.delta import KEPT_FOR, Tables
+from activities.tables.delta import Tables
+from activities.tables.log import forget
 from activities.tables.parquet import layout_of
 from activities.tables.schema import TableName
 from activities.tables.stored import reaching
@@ -24,12 +25,10 @@ TARGET_BYTES = 100_000_000
 """Size that compaction brings files to: large enough to read quickly, small enough for a merge to write again."""
 
 ATTEMPTS = 5
-"""How often compaction starts again because an import committed first. After that the next upkeep does it."""
+"""How often a commit of upkeep starts again because an import committed first. After that the next upkeep does it."""
 
 STRAY_HOURS = 24
 """A file that no commit names may belong to an import under way; after this long it is what a killed one left."""
-
-LOG_RETENTION = "delta.logRetentionDuration"
 
 HOUR = timedelta(hours=1)
 
@@ -53,9 +52,12 @@ def tidy(
     Raises:
         StoreUnavailable: The store cannot be reached. Tidying again does what is missing.
     """
-    version = tables.version(name)
-    if version < 0:
+    if tables.version(name) < 0:
         return None
+    if not dry_run:
+        # Before any commit that may make a checkpoint.
+        tables.remember(name)
+    version = tables.version(name)
     with reaching(tables.place(name)):
         handle = tables.handle(name, version)
         sizes = _sizes(handle)
@@ -88,17 +90,19 @@ def forget_versions(tables: Tables, name: TableName) -> None:
     """
     if tables.version(name) < 0:
         return
-    with reaching(tables.place(name)):
-        handle = tables.handle(name, tables.version(name))
-        handle.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
-        kept = handle.metadata().configuration.get(LOG_RETENTION, KEPT_FOR[LOG_RETENTION])
-        handle.alter.set_table_properties({LOG_RETENTION: "interval 0 days"})
-        try:
+    try:
+        with reaching(tables.place(name)):
             handle = tables.handle(name, tables.version(name))
-            handle.create_checkpoint()
-            handle.cleanup_metadata()
-        finally:
-            tables.handle(name, tables.version(name)).alter.set_table_properties({LOG_RETENTION: kept})
+            handle.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
+            for last in reversed(range(ATTEMPTS)):
+                try:
+                    forget(tables.handle(name, tables.version(name)))
+                    break
+                except CommitFailedError:
+                    if not last:
+                        raise
+    finally:
+        tables.remember(name)
 
 
 def _sizes(handle: DeltaTable) -> list[int]:
