@@ -108,7 +108,7 @@ def test_rejected_rows(desk: Desk) -> None:
     text = "user_id,age,city\na,1,Paris\n,2,Lyon\nb,3\nc,old,Nice\nd,5,Lille\n"
     report = desk.load("users", text)
     assert (report.rows, report.inserted, report.rejected) == (5, 2, 3)
-    assert report.rejects_file == str(desk.folder / "file.rejects.csv")
+    assert report.rejects_file == str(desk.folder / "file.20260301T000000Z.rejects.csv")
     assert rejected(report) == [
         ["line", "reason", "row"],
         ["3", "user_id is empty", ",2,Lyon"],
@@ -116,7 +116,7 @@ def test_rejected_rows(desk: Desk) -> None:
         ["5", "age 'old' does not read as integer", "c,old,Nice"],
     ]
     aside = import_table(desk.tables, "users", desk.file(text), now=NOW, rejects_dir=desk.folder / "new" / "aside")
-    assert aside.rejects_file == str(desk.folder / "new" / "aside" / "file.rejects.csv")
+    assert aside.rejects_file == str(desk.folder / "new" / "aside" / "file.20260301T000000Z.rejects.csv")
     with pytest.raises(ImportRefused, match=r"none of its 1 rows can be imported; line 2: user_id is empty"):
         desk.load("users", "user_id,age\n,1\n")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
@@ -28,7 +29,7 @@ from activities.tables.reading import (
     scan_lines,
     survey,
 )
-from activities.tables.rejects import rejects_path, rejects_writable
+from activities.tables.rejects import keep_rejects
 from workflows.errors import ImportRefused
 
 Identifier: TypeAlias = Literal["user_id", "device_id"]
@@ -308,11 +309,9 @@ def _write_rejects(path: Path, folder: Path | None, identifier: Identifier, reje
     """Write the rejects file, as `rejects.write_rejects` does, with the rows as they stand in the file."""
     if not rejects.height:
         return None
-    target = rejects_path(path, folder)
     said = pl.lit(f"no {identifier} ") + pl.col("unknown") + " in the table"
-    with rejects_writable(target) as unfinished:
-        rejects.select(line=LINE, reason=pl.coalesce(said, "reason"), row="row").write_csv(unfinished)
-    return str(target)
+    rows = rejects.select(line=LINE, reason=pl.coalesce(said, "reason"), row="row")
+    return keep_rejects(path, folder, datetime.now(UTC), rows.write_csv)
 
 
 def _nothing(

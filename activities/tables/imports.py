@@ -118,7 +118,7 @@ def import_table(
         typed = type_columns(sheet, table, stored=stored, overrides=overrides, trimmed=set(COLUMNS[table]))
         check_columns(table, typed.frame.schema, stored)
         good, rejects = _judge(sheet, typed, REQUIRED[table])
-    rejects_file = write_rejects(path, Path(rejects_dir) if rejects_dir else None, rejects)
+    rejects_file = write_rejects(path, Path(rejects_dir) if rejects_dir else None, rejects, now)
     warnings = [*sheet.warnings, *typed.warnings]
     read = sheet.height + len(sheet.rejects)
     rows, absent = typed.frame, sheet.absent

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
 from workflows.errors import ImportRefused
+
+STEM_BYTES = 120
+"""Of the imported file's name: with what is added to it, it has to stay below the 255 bytes that a name may have."""
+
+UNFINISHED = ".unfinished"
+"""How a file is called until it is whole."""
 
 
 class Reject(NamedTuple):
@@ -23,46 +30,61 @@ class Reject(NamedTuple):
     """The row as it stands in the file."""
 
 
-def rejects_path(source: Path, folder: Path | None) -> Path:
-    """Name the file that the rejected rows of an import go to: beside the input, or in a folder."""
-    return (folder or source.parent) / f"{source.stem}.rejects.csv"
-
-
-@contextmanager
-def rejects_writable(path: Path) -> Iterator[Path]:
-    """Make the folder of a rejects file, and refuse the import when it cannot be written.
+def keep_rejects(source: Path, folder: Path | None, now: datetime, write: Callable[[Path], object]) -> str:
+    """Write a file of rejected rows: it has its name when it is whole, and takes no name that another file has.
 
     Args:
-        path: The rejects file.
+        source: The imported file.
+        folder: Where to write, made when it is not there; beside the source when null.
+        now: The present instant, aware: it tells the rejects of one import from those of another.
+        write: Writes the rows to the file that it is given.
 
-    Yields:
-        The file to write in its place: it takes the name when it is whole, whatever is killed meanwhile.
+    Returns:
+        The file's name: `users.20260301T093000Z.rejects.csv`, or `users.20260301T093000Z-2.rejects.csv` where that is
+        there already.
 
     Raises:
-        ImportRefused: In place of the operating system's error.
+        ImportRefused: The file cannot be written, in place of the operating system's error.
     """
-    unfinished = path.with_name(f"{path.name}.{uuid4().hex[:8]}.unfinished")
+    folder = folder or source.parent
+    stem = os.fsencode(source.stem)[:STEM_BYTES].decode(errors="ignore")
+    unfinished = folder / f"{stem}.{uuid4().hex[:8]}{UNFINISHED}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            yield unfinished
-            unfinished.replace(path)
+            write(unfinished)
+            return str(_named(unfinished, f"{stem}.{now.astimezone(UTC):%Y%m%dT%H%M%SZ}"))
         finally:
             unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise ImportRefused(
-            f"cannot write the rejected rows to {path}: {error.strerror or error}",
+            f"cannot write the rejected rows of {source} to {folder}: {error.strerror or error}",
             hint="Name another folder for them. Nothing was imported.",
         ) from error
 
 
-def write_rejects(source: Path, folder: Path | None, rejects: Iterable[Reject]) -> str | None:
+def _named(unfinished: Path, name: str) -> Path:
+    """Give a whole file the first name that no other file has."""
+    path, number = unfinished.with_name(f"{name}.rejects.csv"), 1
+    while True:
+        try:
+            # Unlike a renaming, a link replaces nothing, whoever else asks for the name at this moment.
+            path.hardlink_to(unfinished)
+        except FileExistsError:
+            number += 1
+            path = unfinished.with_name(f"{name}-{number}.rejects.csv")
+        else:
+            return path
+
+
+def write_rejects(source: Path, folder: Path | None, rejects: Iterable[Reject], now: datetime) -> str | None:
     """Write the rejected rows of an import, in the order of their lines.
 
     Args:
         source: The imported file.
         folder: Where to write; beside the source when null.
         rejects: The rows. Without any, no file is written.
+        now: The present instant, aware.
 
     Returns:
         The file's name; null without rejects.
@@ -73,9 +95,11 @@ def write_rejects(source: Path, folder: Path | None, rejects: Iterable[Reject]) 
     ordered = sorted(rejects)
     if not ordered:
         return None
-    path = rejects_path(source, folder)
-    with rejects_writable(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Reject._fields)
-        writer.writerows(ordered)
-    return str(path)
+
+    def write(unfinished: Path) -> None:
+        with unfinished.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(Reject._fields)
+            writer.writerows(ordered)
+
+    return keep_rejects(source, folder, now, write)
