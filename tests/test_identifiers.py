@@ -29,7 +29,7 @@ DEVICES = pl.LazyFrame({"device_id": ["d1", "d2", "d3", "d9"], "user_id": ["u1",
 def read(folder: Path, text: str | bytes, **options: object) -> IdentifierReport:
     path = folder / "vip.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    given = {"column": None, "identifier": "user_id", "rejects_dir": None, **options}
+    given = {"column": None, "identifier": "user_id", "rejects_dir": folder, **options}
     return read_identifiers(path, users=USERS, devices=DEVICES, **given)  # type: ignore[arg-type]
 
 
@@ -285,7 +285,9 @@ def test_a_short_list_and_a_long_table(tmp_path: Path, monkeypatch: pytest.Monke
     path = tmp_path / "few.csv"
     first = identifier[0]
     path.write_text(f"{identifier}\n{first}5\nnobody\n\n{first}5\n{first}999\n")
-    report = read_identifiers(path, column=None, identifier=identifier, users=users, devices=devices)
+    report = read_identifiers(
+        path, column=None, identifier=identifier, users=users, devices=devices, rejects_dir=tmp_path
+    )
     assert report.members["user_id"].to_list() == ["u5", "u999"]
     assert counts(report) == {"rows": 5, "users": 2, "unknown": 1, "duplicates": 1, "empty": 1, "rejected": 0}
     assert kept == [2]

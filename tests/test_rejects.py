@@ -6,12 +6,14 @@ import csv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import polars as pl
 import pytest
 
-from activities.tables.identifiers import IdentifierReport
+from activities.tables.identifiers import IdentifierReport, read_identifiers
 from activities.tables.imports import ImportReport, import_table
 from activities.tables.rejects import Reject, write_rejects
 from tests.desk import NOW, Desk
+from workflows.errors import ImportRefused
 
 
 @pytest.fixture
@@ -58,3 +60,22 @@ def test_rejects_of_a_file_with_a_long_name(desk: Desk) -> None:
     """A name as long as a name may be, in letters of several bytes, leaves room for what the rejects file adds."""
     report = desk.load("users", "user_id,age\na,1\n,2\n", "é" * 125 + ".csv")
     assert rejected(report) == [["3", "user_id is empty", ",2"]]
+
+
+@pytest.mark.parametrize("broken", ["", "too,long\n"])
+def test_a_list_that_matches_nobody_tells_its_rows(tmp_path: Path, broken: str) -> None:
+    """A list without a known id is refused and names the file of its rejected rows, if one was asked for."""
+    (tmp_path / "list.csv").write_text("user_id\nx1\nx2\n" + broken)
+    tables = {"users": pl.LazyFrame({"user_id": ["u1"]}), "devices": pl.LazyFrame()}
+    for folder in (None, tmp_path / "aside"):
+        with pytest.raises(ImportRefused, match="none of it is a known user_id") as refused:
+            read_identifiers(tmp_path / "list.csv", column=None, identifier="user_id", rejects_dir=folder, **tables)
+        written = [path for path in tmp_path.rglob("*") if path.name.startswith("list.") and path.suffix == ".csv"]
+        assert len(written) == (1 if folder is None else 2)
+        if folder is not None:
+            rows = next(path for path in written if path.parent == folder)
+            assert str(rows) in refused.value.hint
+            assert rows.read_text().splitlines()[1:3] == [
+                "2,no user_id x1 in the table,x1",
+                "3,no user_id x2 in the table,x2",
+            ]

@@ -82,7 +82,8 @@ class IdentifierReport(BaseModel):
     rejected: int
     """Rows that could not be read."""
     rejects_file: str | None
-    """A CSV of line, reason and row with each unknown id, empty cell and unreadable row; null without any."""
+    """A CSV of line, reason and row with each unknown id, empty cell and unreadable row; null without any,
+    and where none was asked for."""
     warnings: list[str]
     """What was assumed, for the person to confirm."""
 
@@ -104,13 +105,14 @@ def read_identifiers(
         identifier: What the ids are.
         users: One row per user, `user_id: String`.
         devices: One row per device, `device_id: String`, `user_id: String`; used for device ids only.
-        rejects_dir: Folder of the rejects file; beside the input when null.
+        rejects_dir: Folder of the rejects file; when null, none is written.
 
     Returns:
         The matched ids, and a count for every other row.
 
     Raises:
-        ImportRefused: The file cannot be read as it is, the column cannot be told, or no id is in the table.
+        ImportRefused: The file cannot be read as it is, the column cannot be told, or no id is in the table; then the
+            rejects file is written all the same, and named.
         StoreUnavailable: The tables cannot be read.
     """
     path = Path(path)
@@ -126,9 +128,14 @@ def read_identifiers(
         matched = _match(file, identifier, owners, Path(folder))
         rejects = _rejects(file, matched)
         report = _report(file, identifier, matched, rejects)
+        refused = None
         if not report.members.height:
-            raise _nothing(path, layout.header[index], identifier, report, file, owners)
-    rejects_file = _write_rejects(path, Path(rejects_dir) if rejects_dir else None, identifier, rejects)
+            refused = _nothing(path, layout.header[index], identifier, report, file, owners)
+    rejects_file = None if rejects_dir is None else _write_rejects(path, Path(rejects_dir), identifier, rejects)
+    if refused is not None:
+        if rejects_file is not None:
+            refused.hint += f" All rows with their reasons are in {rejects_file}."
+        raise refused
     return report.model_copy(update={"rejects_file": rejects_file, "warnings": layout.warnings})
 
 
@@ -305,7 +312,7 @@ def _report(file: _File, identifier: Identifier, matched: _Matched, rejects: pl.
     )
 
 
-def _write_rejects(path: Path, folder: Path | None, identifier: Identifier, rejects: pl.DataFrame) -> str | None:
+def _write_rejects(path: Path, folder: Path, identifier: Identifier, rejects: pl.DataFrame) -> str | None:
     """Write the rejects file, as `rejects.write_rejects` does, with the rows as they stand in the file."""
     if not rejects.height:
         return None
