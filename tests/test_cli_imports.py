@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,29 @@ def test_a_folder_that_does_not_exist_is_told(changed: Commands) -> None:
             assert found.status == 2
             message = found.errors[0]["message"]
         assert "nowhere/file.yaml" in message, words
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        *((f"pipe.{ending}", "is a pipe") for ending in ("csv", "ndjson", "parquet", "other")),
+        ("-", "- is standard input"),
+        ("/dev/stdin", "/dev/stdin is standard input"),
+        ("/dev/null", "is a device"),
+        ("folder.csv", "is a folder"),
+    ],
+)
+def test_what_is_no_file_is_refused_at_once(changed: Commands, name: str, said: str) -> None:
+    """A pipe, standard input, a device or a folder is no file: nothing waits for it, and the refusal says so."""
+    if name.startswith("pipe"):
+        os.mkfifo(changed.folder / name)
+    elif name.startswith("folder"):
+        (changed.folder / name).mkdir()
+    for words in ("import users", "segment import vip"):
+        found = changed(*words.split(), name, "--json")
+        assert found.status == 2
+        assert said in found.errors[0]["message"]
+        assert "Save the rows as a file first" in found.errors[0]["hint"]
 
 
 def test_rows_that_are_wrong_are_told_and_kept_apart(changed: Commands) -> None:

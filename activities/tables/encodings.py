@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,8 +98,9 @@ def file_unchanged(path: Path) -> Iterator[None]:
         path: The file.
 
     Raises:
-        ImportRefused: It changed. In place of the errors that this may have led to.
+        ImportRefused: It is missing or no file; or it changed: in place of the errors that this may have led to.
     """
+    _require_regular(path)
 
     def state() -> tuple[int, int, int]:
         with file_readable(path):
@@ -115,6 +117,22 @@ def file_unchanged(path: Path) -> Iterator[None]:
         raise
     if state() != before:
         raise refused
+
+
+def _require_regular(path: Path) -> None:
+    """Refuse what gives its rows once, such as a pipe, before it is opened: that would wait for somebody to write."""
+    if str(path) == "/dev/stdin" or (str(path) == "-" and not path.exists()):
+        what = "standard input"
+    else:
+        with file_readable(path):
+            mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            return
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
+    raise ImportRefused(
+        f"{path} is {what}: an import needs a file, which it reads several times",
+        hint="Save the rows as a file first, such as users.csv, and import that.",
+    )
 
 
 def encoding_of(path: Path, head: bytes) -> tuple[str, list[str]]:

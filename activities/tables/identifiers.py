@@ -116,9 +116,9 @@ def read_identifiers(
         StoreUnavailable: The tables cannot be read.
     """
     path = Path(path)
-    if path.suffix.lower() not in DELIMITED:
-        raise ImportRefused(f"{path}: a list of ids has to be a CSV", hint="Save it as .csv, .tsv or .txt.")
     with tempfile.TemporaryDirectory(prefix="journeys-ids-") as folder, file_unchanged(path), file_readable(path):
+        if path.suffix.lower() not in DELIMITED:
+            raise ImportRefused(f"{path}: a list of ids has to be a CSV", hint="Save it as .csv, .tsv or .txt.")
         layout = survey(path)
         index = _column(layout, column, identifier)
         owners = _owners(identifier, users, devices)
