@@ -23,7 +23,8 @@ from activities.records.rows import enrolments, held, hits, instant, journeys, p
 from activities.stores import Stores
 from activities.tables.delta import TABLES
 from activities.tables.stored import DEAD_ADDRESS, DEAD_SINCE
-from activities.tables.tidying import tidy
+from activities.tables.temporary import remove_left_folders
+from activities.tables.tidying import STRAY_HOURS, tidy
 from workflows.conditions import duration
 from workflows.errors import RefusedError, StoreUnavailable
 from workflows.upkeep import UpkeepInput, UpkeepReport
@@ -115,6 +116,7 @@ def tidy_tables(stores: Stores, given: UpkeepInput) -> UpkeepReport:
         events=forget_events(stores, before=now - REMEMBERED, dry_run=given.dry_run),
         waits=forget_waits(stores, before=now - retain, dry_run=given.dry_run),
         snapshots=remove_snapshots(stores, before=now - retain, dry_run=given.dry_run),
+        imports=remove_left_folders(before=now - timedelta(hours=STRAY_HOURS), dry_run=given.dry_run),
     )
 
 

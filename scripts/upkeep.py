@@ -82,6 +82,8 @@ def upkeep(retain: str, dry_run: bool, every: str | None) -> None:
         people().print(f"waits forgotten by the ledger, of users who left: {report.waits}")
     if report.snapshots:
         people().print(f"audiences removed, from which nobody enters any more: {report.snapshots}")
+    if report.imports:
+        people().print(f"killed imports whose temporary files are removed: {report.imports}")
 
 
 async def _schedule(given: UpkeepInput, every: str) -> dict[str, Any]:

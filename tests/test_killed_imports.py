@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -19,9 +20,12 @@ from activities.records.catalogue import ImportedSegment
 from activities.segments.imported import import_segment, read_members
 from activities.stores import Stores
 from activities.tables.imports import ImportedTable, import_table
+from activities.tables.temporary import temporary_folder
+from activities.upkeep import tidy_tables
 from workers.opening import open_stores
 from workers.settings import Settings
 from workflows.errors import NotFoundError
+from workflows.upkeep import UpkeepInput
 
 ROWS = 2_000
 BAD = 300
@@ -42,6 +46,17 @@ with open_stores(Settings(home=Path(home))) as stores:
     for step in itertools.count(int(first)):
         print(step, flush=True)
         import_round(stores, Path(home), step)
+"""
+
+KILLED = """
+import os, signal, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from activities.tables import imports
+from activities.tables.delta import Tables
+imports.type_columns = lambda *given, **named: os.kill(os.getpid(), signal.SIGKILL)
+home = Path(sys.argv[1])
+imports.import_table(Tables(home / "tables"), "users", home / "users.csv", now=datetime.now(UTC))
 """
 
 
@@ -143,3 +158,31 @@ def test_killed_at_any_moment(home: Path, stores: Stores) -> None:
     assert len(caught) > 1, "all kills came at one moment"
     import_round(stores, home, step)
     assert require_whole(stores, home, step) == (step,) * 4
+
+
+def test_what_a_killed_import_leaves_goes_after_a_day(
+    home: Path, stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows in the temporary files of a killed import go with upkeep a day later, those of a running one never."""
+    left = tmp_path / "left"
+    left.mkdir()
+    (home / "users.csv").write_text('user_id,note\nu1,"of two\nlines"\n')
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(home)],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "TMPDIR": str(left)},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(left.rglob("*.parquet"))) == 1
+    monkeypatch.setattr(tempfile, "tempdir", str(left))
+    assert tidy_tables(stores, UpkeepInput()).imports == 0
+    (left / "journeys-rows-of-mine.csv").write_text("no folder")
+    with temporary_folder("ids") as running:
+        for path in left.iterdir():
+            os.utime(path, (time.time() - 2 * 86_400,) * 2)
+        assert tidy_tables(stores, UpkeepInput(dry_run=True)).imports == 1
+        assert len(list(left.rglob("*.parquet"))) == 1
+        assert tidy_tables(stores, UpkeepInput()).imports == 1
+        assert sorted(path.name for path in left.iterdir()) == sorted([running.name, "journeys-rows-of-mine.csv"])
+    assert [path.name for path in left.iterdir()] == ["journeys-rows-of-mine.csv"]

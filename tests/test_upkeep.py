@@ -177,6 +177,7 @@ def test_the_command(house: House) -> None:
             "events": 0,
             "waits": 0,
             "snapshots": 0,
+            "imports": 0,
         },
     )
     assert tidy_tables(house.stores, UpkeepInput()).tables[0].files_before == 1

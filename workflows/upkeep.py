@@ -54,6 +54,8 @@ class UpkeepReport(Wire):
     """Records of waits and pauses that the ledger has forgotten, of users who left; would forget."""
     snapshots: int = 0
     """Audiences that were evaluated, from which nobody enters any more, and which were removed; would be."""
+    imports: int = 0
+    """Imports that were killed, whose temporary files were removed from the machine that did the upkeep; would be."""
 
 
 @activity.defn(name="upkeep")

@@ -6,7 +6,6 @@ that each part is matched by itself in memory. Only the matched ids and the reje
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from io import BytesIO
@@ -30,6 +29,7 @@ from activities.tables.reading import (
     survey,
 )
 from activities.tables.rejects import keep_rejects
+from activities.tables.temporary import temporary_folder
 from workflows.errors import ImportRefused
 
 Identifier: TypeAlias = Literal["user_id", "device_id"]
@@ -116,7 +116,7 @@ def read_identifiers(
         StoreUnavailable: The tables cannot be read.
     """
     path = Path(path)
-    with tempfile.TemporaryDirectory(prefix="journeys-ids-") as folder, file_unchanged(path), file_readable(path):
+    with temporary_folder("ids") as folder, file_unchanged(path), file_readable(path):
         if path.suffix.lower() not in DELIMITED:
             raise ImportRefused(f"{path}: a list of ids has to be a CSV", hint="Save it as .csv, .tsv or .txt.")
         layout = survey(path)
@@ -124,8 +124,8 @@ def read_identifiers(
         owners = _owners(identifier, users, devices)
         if column is None and layout.header[index] != identifier:
             _refuse_headless(layout, layout.header[index], identifier, owners)
-        file = _scan(layout, index, Path(folder))
-        matched = _match(file, identifier, owners, Path(folder))
+        file = _scan(layout, index, folder)
+        matched = _match(file, identifier, owners, folder)
         rejects = _rejects(file, matched)
         report = _report(file, identifier, matched, rejects)
         refused = None

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import io
 import json
-import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from activities.tables.reading import DELIMITED, LINE, Sheet, read_delimited, re
 from activities.tables.rejects import Reject, write_rejects
 from activities.tables.schema import Kind
 from activities.tables.stored import DEAD_ADDRESS, DEAD_SINCE
+from activities.tables.temporary import temporary_folder
 from activities.tables.typed_files import NDJSON, PARQUET, read_ndjson, read_parquet
 from workflows.errors import ImportRefused
 
@@ -105,8 +105,8 @@ def import_table(
     """
     path = Path(path)
     overrides = dict(schema_overrides or {})
-    with tempfile.TemporaryDirectory(prefix="journeys-rows-") as scratch, file_unchanged(path):
-        sheet = _read(path, Path(scratch))
+    with temporary_folder("rows") as scratch, file_unchanged(path):
+        sheet = _read(path, scratch)
         require_columns(path, sheet.columns, [*REQUIRED[table], *overrides])
         if table == "devices" and (ours := {DEAD_ADDRESS, DEAD_SINCE} & set(sheet.columns)):
             raise ImportRefused(
