@@ -42,7 +42,7 @@ def test_rejected_rows_of_no_other_import_are_lost(desk: Desk) -> None:
         "users.20260301T000000Z.rejects.csv",
         *(f"users.20260301T000000Z-{n}.rejects.csv" for n in (2, 3, 4)),
     ]
-    assert [rejected(report)[0][2] for report in written] == [",0", ",1", ",2", ",9"]
+    assert [rejected(report)[0][2] for report in written] == [",0", ",1", ",2", '{"age": 9}']
     assert len(list(aside.iterdir())) == len(texts)
 
 
@@ -79,3 +79,45 @@ def test_a_list_that_matches_nobody_tells_its_rows(tmp_path: Path, broken: str) 
                 "2,no user_id x1 in the table,x1",
                 "3,no user_id x2 in the table,x2",
             ]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    ("name", "encoding", "lines", "expected"),
+    [
+        ("users.csv", "utf-8", ["x;1;", ' ;2;a,"b', "y;old; c "], [(3, ' ;2;a,"b'), (4, "y;old; c ")]),
+        ("users.csv", "utf-8-sig", ["x;1;", 'y;"old";"a;b"'], [(3, 'y;"old";"a;b"')]),
+        ("users.csv", "utf-8", ["x;1;", "y;old;a", "", "z;3", ";4;é"], [(3, "y;old;a"), (5, "z;3"), (6, ";4;é")]),
+        ("users.csv", "cp1252", ["x;1;", "y;old;é"], [(3, "y;old;é")]),
+        ("users.csv", "utf-16", ["x;1;", "y;old;é"], [(3, "y;old;é")]),
+        ("users.tsv", "utf-8", ["x\t1\t", "y\told\ta,b"], [(3, "y\told\ta,b")]),
+    ],
+)
+def test_rejected_rows_stand_as_in_the_file(
+    desk: Desk, name: str, encoding: str, lines: list[str], expected: list[tuple[int, str]], ending: str
+) -> None:
+    """Whatever the reason and whichever reader read it, a rejected row keeps its delimiters, quotes and spaces."""
+    desk.load("users", "user_id,age,note\nx,1,first\n")
+    header = "\t".join(["user_id", "age", "note"]) if name.endswith("tsv") else "user_id;age;note"
+    path = desk.folder / name
+    path.write_bytes(ending.join([header, *lines, ""]).encode(encoding))
+    report = import_table(desk.tables, "users", path, now=NOW)
+    assert [(int(line), row) for line, _, row in rejected(report)] == expected
+
+
+def test_a_rejected_row_of_several_lines_is_whole(desk: Desk) -> None:
+    """A row whose cell holds a line end is written down with it, and known by its first line."""
+    desk.load("users", "user_id,age,note\nx,1,first\n")
+    report = desk.load("users", 'user_id;age;note\na;1;"of two\nlines"\nb;old;"of two\nlines"\n')
+    assert rejected(report) == [["4", "age 'old' does not read as integer", 'b;old;"of two\nlines"']]
+
+
+def test_rejected_rows_of_files_with_types(desk: Desk) -> None:
+    """A rejected line of NDJSON is the object that it is, a row of Parquet its values as a CSV has them."""
+    desk.load("users", "user_id,age\nx,1\n")
+    lines = ['{"user_id": "a", "age": 2}', "", '{"age":3, "note": "é"}', "no object"]
+    report = desk.load("users", "\n".join(lines), "users.ndjson")
+    assert [(line, row) for line, _, row in rejected(report)] == [("3", lines[2]), ("4", lines[3])]
+    path = desk.folder / "users.parquet"
+    pl.DataFrame({"user_id": ["a", None], "age": [4, 5], "note": ["", "b,c"]}).write_parquet(path)
+    assert [row for _, _, row in rejected(import_table(desk.tables, "users", path, now=NOW))] == [',5,"b,c"']

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict
 from activities.tables.changes import check_columns
 from activities.tables.columns import Columns, type_columns
 from activities.tables.delta import COLUMNS, MergeReport, Tables
-from activities.tables.encodings import file_unchanged
+from activities.tables.encodings import file_readable, file_unchanged
 from activities.tables.inference import as_text
-from activities.tables.reading import DELIMITED, LINE, Sheet, read_delimited, require_columns
+from activities.tables.reading import DELIMITED, LINE, Sheet, read_delimited, records, require_columns, scan_lines
 from activities.tables.rejects import Reject, write_rejects
 from activities.tables.schema import Kind
 from activities.tables.stored import DEAD_ADDRESS, DEAD_SINCE
@@ -117,7 +117,7 @@ def import_table(
         stored = tables.schema(table)
         typed = type_columns(sheet, table, stored=stored, overrides=overrides, trimmed=set(COLUMNS[table]))
         check_columns(table, typed.frame.schema, stored)
-        good, rejects = _judge(sheet, typed, REQUIRED[table])
+        good, rejects = _judge(path, sheet, typed, REQUIRED[table])
     rejects_file = write_rejects(path, Path(rejects_dir) if rejects_dir else None, rejects, now)
     warnings = [*sheet.warnings, *typed.warnings]
     read = sheet.height + len(sheet.rejects)
@@ -180,7 +180,7 @@ def _read(path: Path, scratch: Path) -> Sheet:
     )
 
 
-def _judge(sheet: Sheet, typed: Columns, required: Iterable[str]) -> tuple[pl.Series | None, list[Reject]]:
+def _judge(path: Path, sheet: Sheet, typed: Columns, required: Iterable[str]) -> tuple[pl.Series | None, list[Reject]]:
     """Tell which rows can be imported, null meaning all, and give the others in the order of the file."""
     faults = dict(typed.faults)
     for name in required:
@@ -195,11 +195,29 @@ def _judge(sheet: Sheet, typed: Columns, required: Iterable[str]) -> tuple[pl.Se
     if not faults:
         return None, sorted(rejects)
     bad = sheet.rows(faults)
-    cells = pl.DataFrame([as_text(bad.get_column(name)) for name in sheet.columns])
-    texts = (_as_csv(row) for row in cells.iter_rows())
-    rejects += map(Reject, bad.get_column(LINE), ("; ".join(faults[row]) for row in sorted(faults)), texts)
+    reasons = ("; ".join(faults[row]) for row in sorted(faults))
+    rejects += map(Reject, bad.get_column(LINE), reasons, _texts(path, sheet, bad))
     good = pl.repeat(True, typed.frame.height, dtype=pl.Boolean, eager=True).scatter(sorted(faults), False)
     return good, sorted(rejects)
+
+
+def _texts(path: Path, sheet: Sheet, bad: pl.DataFrame) -> list[str]:
+    """Give rows of a sheet as they stand in the file, which is read again for them; those of Parquet as CSV."""
+    lines = bad.get_column(LINE)
+    wanted = set(lines)
+    if sheet.layout is not None and sheet.layout.rows is not None:
+        scanned = scan_lines(sheet.layout, "row").filter(pl.col(LINE).is_in(lines.implode()))
+        texts = dict(scanned.collect(engine="streaming").iter_rows())
+    elif sheet.layout is not None:
+        texts = {record.line: record.text for record in records(sheet.layout) if record.line in wanted}
+    elif path.suffix.lower() in NDJSON:
+        with file_readable(path), path.open("rb") as file:
+            raws = {line: raw for line, raw in enumerate(file, 1) if line in wanted}
+        texts = {line: raw.decode("utf-8-sig").rstrip("\r\n") for line, raw in raws.items()}
+    else:
+        cells = pl.DataFrame([as_text(bad.get_column(name)) for name in sheet.columns])
+        texts = dict(zip(lines, map(_as_csv, cells.iter_rows()), strict=True))
+    return [texts[line] for line in lines]
 
 
 def _as_csv(cells: Iterable[str | None]) -> str:

@@ -71,6 +71,8 @@ class Sheet:
     """For a column, true in the rows that do not mention it. Only NDJSON has such rows."""
     warnings: list[str] = field(default_factory=list)
     """What the reader assumed, for the person to confirm."""
+    layout: Layout | None = None
+    """How a delimited file is written; null for all others."""
 
     @property
     def columns(self) -> list[str]:
@@ -195,7 +197,9 @@ def read_delimited(path: Path, scratch: Path) -> Sheet:
                 f"{path}: column {names.index(name) + 1} has values and no name in the header",
                 hint="Name it in the first line, or remove it.",
             )
-    return Sheet(scan.select(LINE, pl.exclude(LINE, *unnamed)), height, rejects, warnings=layout.warnings)
+    return Sheet(
+        scan.select(LINE, pl.exclude(LINE, *unnamed)), height, rejects, warnings=layout.warnings, layout=layout
+    )
 
 
 @contextmanager

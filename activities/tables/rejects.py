@@ -27,7 +27,7 @@ class Reject(NamedTuple):
     reason: str
     """Why not, quoting the value."""
     row: str
-    """The row as it stands in the file."""
+    """The row as it stands in the file; a row of Parquet as it would in a CSV."""
 
 
 def keep_rejects(source: Path, folder: Path | None, now: datetime, write: Callable[[Path], object]) -> str:
