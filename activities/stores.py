@@ -38,6 +38,7 @@ class Stores:
         gate: Whether journeys run or are paused.
         winners: Winners of split tests.
         snapshots: Folder of the audiences that were evaluated.
+        rejects: Folder of the rows that imports rejected.
     """
 
     tables: Tables
@@ -52,6 +53,7 @@ class Stores:
     gate: Gate
     winners: Winners
     snapshots: Path
+    rejects: Path
 
     @property
     def ids(self) -> Pseudonyms:

@@ -22,6 +22,7 @@ from activities.records.database import Database
 from activities.records.rows import enrolments, held, hits, instant, journeys, passages, steps, taken, waits
 from activities.stores import Stores
 from activities.tables.delta import TABLES
+from activities.tables.rejects import remove_unfinished
 from activities.tables.stored import DEAD_ADDRESS, DEAD_SINCE
 from activities.tables.temporary import remove_left_folders
 from activities.tables.tidying import STRAY_HOURS, tidy
@@ -106,6 +107,7 @@ def tidy_tables(stores: Stores, given: UpkeepInput) -> UpkeepReport:
     now = datetime.now(UTC)
     buried = bury_dead_addresses(stores, dry_run=given.dry_run)
     needed = needed_versions(stores.ledger.database)
+    strays = now - timedelta(hours=STRAY_HOURS)
     tidied = [
         tidy(stores.tables, name, retain=retain, needed=needed.get(name, set()), now=now, dry_run=given.dry_run)
         for name in TABLES
@@ -116,7 +118,8 @@ def tidy_tables(stores: Stores, given: UpkeepInput) -> UpkeepReport:
         events=forget_events(stores, before=now - REMEMBERED, dry_run=given.dry_run),
         waits=forget_waits(stores, before=now - retain, dry_run=given.dry_run),
         snapshots=remove_snapshots(stores, before=now - retain, dry_run=given.dry_run),
-        imports=remove_left_folders(before=now - timedelta(hours=STRAY_HOURS), dry_run=given.dry_run),
+        imports=remove_left_folders(before=strays, dry_run=given.dry_run)
+        + remove_unfinished(stores.rejects, before=strays, dry_run=given.dry_run),
     )
 
 

@@ -163,7 +163,7 @@ def test_killed_at_any_moment(home: Path, stores: Stores) -> None:
 def test_what_a_killed_import_leaves_goes_after_a_day(
     home: Path, stores: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows in the temporary files of a killed import go with upkeep a day later, those of a running one never."""
+    """Temporary and unfinished files of a killed import go with upkeep a day later, those of a running one stay."""
     left = tmp_path / "left"
     left.mkdir()
     (home / "users.csv").write_text('user_id,note\nu1,"of two\nlines"\n')
@@ -178,11 +178,16 @@ def test_what_a_killed_import_leaves_goes_after_a_day(
     monkeypatch.setattr(tempfile, "tempdir", str(left))
     assert tidy_tables(stores, UpkeepInput()).imports == 0
     (left / "journeys-rows-of-mine.csv").write_text("no folder")
+    stores.rejects.mkdir()
+    written, unfinished = stores.rejects / "a.rejects.csv", stores.rejects / "a.1.unfinished"
+    for path in (written, unfinished, stores.rejects / "young.unfinished"):
+        path.write_text("line,reason,row\n")
     with temporary_folder("ids") as running:
-        for path in left.iterdir():
+        for path in (*left.iterdir(), written, unfinished):
             os.utime(path, (time.time() - 2 * 86_400,) * 2)
-        assert tidy_tables(stores, UpkeepInput(dry_run=True)).imports == 1
+        assert tidy_tables(stores, UpkeepInput(dry_run=True)).imports == 2
         assert len(list(left.rglob("*.parquet"))) == 1
-        assert tidy_tables(stores, UpkeepInput()).imports == 1
+        assert tidy_tables(stores, UpkeepInput()).imports == 2
         assert sorted(path.name for path in left.iterdir()) == sorted([running.name, "journeys-rows-of-mine.csv"])
     assert [path.name for path in left.iterdir()] == ["journeys-rows-of-mine.csv"]
+    assert sorted(path.name for path in stores.rejects.iterdir()) == ["a.rejects.csv", "young.unfinished"]

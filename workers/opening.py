@@ -61,6 +61,7 @@ def open_stores(settings: Settings, meters: Meters | None = None) -> Iterator[St
             gate=Gate(database),
             winners=Winners(database),
             snapshots=settings.snapshots,
+            rejects=settings.rejects,
         )
     finally:
         database.close()

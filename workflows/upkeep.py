@@ -55,7 +55,7 @@ class UpkeepReport(Wire):
     snapshots: int = 0
     """Audiences that were evaluated, from which nobody enters any more, and which were removed; would be."""
     imports: int = 0
-    """Imports that were killed, whose temporary files were removed from the machine that did the upkeep; would be."""
+    """Imports that were killed, whose temporary and unfinished files on this machine were removed; would be."""
 
 
 @activity.defn(name="upkeep")

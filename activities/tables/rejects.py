@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
-from workflows.errors import ImportRefused
+from workflows.errors import ImportRefused, StoreUnavailable
 
 STEM_BYTES = 120
 """Of the imported file's name: with what is added to it, it has to stay below the 255 bytes that a name may have."""
@@ -75,6 +75,38 @@ def _named(unfinished: Path, name: str) -> Path:
             path = unfinished.with_name(f"{name}-{number}.rejects.csv")
         else:
             return path
+
+
+def remove_unfinished(folder: Path, *, before: datetime, dry_run: bool = False) -> int:
+    """Remove the files of rejected rows that imports left unfinished, because they were killed.
+
+    Args:
+        folder: The folder of rejects; perhaps not there.
+        before: Files written later stay, for an import may be writing them.
+        dry_run: Remove none, and tell how many would be.
+
+    Returns:
+        How many.
+
+    Raises:
+        StoreUnavailable: A file cannot be removed.
+    """
+    found = 0
+    for path in folder.glob(f"*{UNFINISHED}"):
+        try:
+            if path.stat().st_mtime >= before.timestamp():
+                continue
+            if not dry_run:
+                path.unlink()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StoreUnavailable(
+                f"the rejected rows of a killed import in {path} cannot be removed: {error.strerror or error}",
+                hint="They hold rows of people: remove the file by hand.",
+            ) from error
+        found += 1
+    return found
 
 
 def write_rejects(source: Path, folder: Path | None, rejects: Iterable[Reject], now: datetime) -> str | None:
