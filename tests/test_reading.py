@@ -7,6 +7,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import mkdtemp
+from zoneinfo import ZoneInfo
 
 import polars as pl
 import pytest
@@ -217,6 +218,10 @@ def test_both_readers_agree_with_what_was_written(
         (["TRUE", "false"], "boolean"),
         (["2026-02-28"], "date"),
         (["2026-02-30"], "string"),
+        (["0000-01-01"], "string"),
+        (["0001-01-01", "9999-12-31"], "date"),
+        (["0001-01-01T00:00:00+01:00"], "string"),
+        (["9999-12-31T23:00:00-05:00"], "string"),
         (["2026-02-28", "2026-02-28T10:00:00+02:00"], "instant"),
         (["2026-02-28 10:00"], "instant"),
         (["19.99 EUR", "-5 USD"], "price"),
@@ -261,6 +266,24 @@ def test_the_plainest_instants_are_read_as_all_others(texts: list[str]) -> None:
     for other in (".0Z", "+00:00"):
         assert read_as(pl.Series("at", [text[:-1] + other for text in texts]), "instant").equals(read, null_equal=True)
     assert read_as(pl.Series("at", [*texts, "2026-03-01 12:00"]), "instant")[:-1].equals(read, null_equal=True)
+
+
+def test_instants_have_a_local_time_in_every_zone() -> None:
+    """Plain or not, an instant is taken within a day of the years 1 to 9999, where each zone has a time for it."""
+    last = "9999-12-30T23:59:59"
+    taken = ["0001-01-02T00:00:00Z", f"{last}Z", f"{last}.999999Z", "0001-01-01T20:00:00-04:00"]
+    beyond = [
+        "0001-01-01T23:59:59Z",
+        "9999-12-31T00:00:00Z",
+        "0001-01-01T23:59:59.5Z",
+        "0001-01-01",
+        "0000-06-01T00:00Z",
+    ]
+    read = read_as(pl.Series("at", taken + beyond), "instant")
+    assert read.is_null().to_list() == [False] * len(taken) + [True] * len(beyond)
+    for moment in read.drop_nulls():
+        for zone in ("Asia/Manila", "America/Metlakatla", "Pacific/Kiritimati", "Etc/GMT+12"):
+            assert moment.astimezone(ZoneInfo(zone)).astimezone(UTC) == moment
 
 
 def test_lists_hold_strings() -> None:

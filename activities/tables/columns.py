@@ -23,7 +23,7 @@ class Columns:
     frame: pl.DataFrame
     """One row per row of the sheet: columns in the dtypes of `DTYPES`, each in one piece. Null is an empty cell."""
     faults: dict[int, list[str]] = field(default_factory=dict)
-    """For a row, by its index, the values that do not read as their column's kind."""
+    """For a row, by its index, the values that do not read as their column's kind: each begins with the column."""
     warnings: list[str] = field(default_factory=list)
     """What was assumed or left out."""
 
@@ -53,6 +53,9 @@ def type_columns(
         ImportRefused: A column is of another kind than the stored one.
     """
     typing = _Typing(sheet, table, stored, overrides, trimmed)
+    for name, unfit in sheet.unfit.items():
+        for row, cell in unfit.items():
+            typing.faults.setdefault(row, []).append(f"{name} {cell.text!r} {cell.wrong}")
     columns = []
     for column in sheet.series():
         if (read := typing.read(column)) is not None:

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -194,16 +194,16 @@ def _judge(path: Path, sheet: Sheet, typed: Columns, required: Iterable[str]) ->
     rejects = list(sheet.rejects)
     if not faults:
         return None, sorted(rejects)
-    bad = sheet.rows(faults)
-    reasons = ("; ".join(faults[row]) for row in sorted(faults))
-    rejects += map(Reject, bad.get_column(LINE), reasons, _texts(path, sheet, bad))
-    good = pl.repeat(True, typed.frame.height, dtype=pl.Boolean, eager=True).scatter(sorted(faults), False)
+    bad = sorted(faults)
+    rows = sheet.rows(bad)
+    rejects += map(Reject, rows.get_column(LINE), ("; ".join(faults[row]) for row in bad), _texts(path, sheet, rows, bad))
+    good = pl.repeat(True, typed.frame.height, dtype=pl.Boolean, eager=True).scatter(bad, False)
     return good, sorted(rejects)
 
 
-def _texts(path: Path, sheet: Sheet, bad: pl.DataFrame) -> list[str]:
+def _texts(path: Path, sheet: Sheet, rows: pl.DataFrame, indices: Sequence[int]) -> list[str]:
     """Give rows of a sheet as they stand in the file, which is read again for them; those of Parquet as CSV."""
-    lines = bad.get_column(LINE)
+    lines = rows.get_column(LINE)
     wanted = set(lines)
     if sheet.layout is not None and sheet.layout.rows is not None:
         scanned = scan_lines(sheet.layout, "row").filter(pl.col(LINE).is_in(lines.implode()))
@@ -215,8 +215,12 @@ def _texts(path: Path, sheet: Sheet, bad: pl.DataFrame) -> list[str]:
             raws = {line: raw for line, raw in enumerate(file, 1) if line in wanted}
         texts = {line: raw.decode("utf-8-sig").rstrip("\r\n") for line, raw in raws.items()}
     else:
-        cells = pl.DataFrame([as_text(bad.get_column(name)) for name in sheet.columns])
-        texts = dict(zip(lines, map(_as_csv, cells.iter_rows()), strict=True))
+        cells = {name: as_text(rows.get_column(name)).to_list() for name in sheet.columns}
+        places = {row: place for place, row in enumerate(indices)}
+        for name, unfit in sheet.unfit.items():
+            for row, cell in unfit.items():
+                cells[name][places[row]] = cell.text
+        texts = dict(zip(lines, map(_as_csv, zip(*cells.values(), strict=True)), strict=True))
     return [texts[line] for line in lines]
 
 

@@ -14,7 +14,16 @@ from collections.abc import Callable
 
 import polars as pl
 
-from activities.tables.schema import DTYPES, VERSION_PART_LIMIT, VERSION_PARTS, Kind
+from activities.tables.schema import (
+    DTYPES,
+    FIRST_DATE,
+    FIRST_INSTANT,
+    LAST_DATE,
+    LAST_INSTANT,
+    VERSION_PART_LIMIT,
+    VERSION_PARTS,
+    Kind,
+)
 
 NAMED: dict[str, Kind] = {
     "opt_in": "boolean",
@@ -216,12 +225,13 @@ def _finite(number: pl.Expr) -> pl.Expr:
 
 
 def _date(text: pl.Expr) -> pl.Expr:
-    return text.str.extract(f"({PATTERNS['date']})").str.to_date("%Y-%m-%d", strict=False)
+    day = text.str.extract(f"({PATTERNS['date']})").str.to_date("%Y-%m-%d", strict=False)
+    return pl.when(day.is_between(FIRST_DATE, LAST_DATE)).then(day)
 
 
 def _plain_instant(text: pl.Expr) -> pl.Expr:
     plain = pl.when(text.str.contains(PLAIN_INSTANT)).then(text)
-    return plain.str.to_datetime("%Y-%m-%dT%H:%M:%SZ", strict=False, time_unit="us").dt.replace_time_zone("UTC")
+    return _held(plain.str.to_datetime("%Y-%m-%dT%H:%M:%SZ", strict=False, time_unit="us"))
 
 
 def _instant(text: pl.Expr) -> pl.Expr:
@@ -235,7 +245,13 @@ def _instant(text: pl.Expr) -> pl.Expr:
     local = clock.str.to_datetime("%Y-%m-%dT%H:%M:%S", strict=False, time_unit="us")
     instant = local + pl.duration(microseconds=fraction) - pl.duration(minutes=sign * (hours * 60 + minutes))
     # No place is further than 18 hours from UTC (ISO 8601 as `zoneinfo` and java.time bound it).
-    return pl.when((hours <= 18) & (minutes < 60)).then(instant.dt.replace_time_zone("UTC"))
+    return pl.when((hours <= 18) & (minutes < 60)).then(_held(instant))
+
+
+def _held(local: pl.Expr) -> pl.Expr:
+    """Give instants in UTC, of those that a table may hold."""
+    instant = local.dt.replace_time_zone("UTC")
+    return pl.when(instant.is_between(FIRST_INSTANT, LAST_INSTANT)).then(instant)
 
 
 def _price(text: pl.Expr) -> pl.Expr:

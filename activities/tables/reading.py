@@ -54,6 +54,15 @@ class Record(NamedTuple):
     """The row as it stands in the file."""
 
 
+class Unfit(NamedTuple):
+    """A cell whose value cannot be taken: its row is rejected."""
+
+    text: str
+    """The value as it stands in the file."""
+    wrong: str
+    """What is wrong with it, after its name and value: `does not read as instant`."""
+
+
 @dataclass(frozen=True)
 class Sheet:
     """A file as it can be read, before its columns have types."""
@@ -69,6 +78,9 @@ class Sheet:
     """Columns whose values the file itself marks as text, so that `"1"` is no number."""
     absent: dict[str, pl.Series] = field(default_factory=dict)
     """For a column, true in the rows that do not mention it. Only NDJSON has such rows."""
+    unfit: dict[str, dict[int, Unfit]] = field(default_factory=dict)
+    """For a column, by row from 0, the cells that the reader could not take: they are null in the scan. Only Parquet,
+    which has types before it is read here, has such cells."""
     warnings: list[str] = field(default_factory=list)
     """What the reader assumed, for the person to confirm."""
     layout: Layout | None = None

@@ -7,6 +7,7 @@ Delta tables hold, so that a table describes itself and no second register of ty
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, date, datetime
 from typing import Literal, TypeAlias, get_args
 
 import polars as pl
@@ -40,6 +41,14 @@ DTYPES: dict[Kind, pl.DataType] = {
     "list": pl.List(pl.String()),
 }
 """The one dtype in which each kind is stored."""
+
+FIRST_DATE, LAST_DATE = date.min, date.max
+"""The days that are dates: Python, which reads them from the tables, counts the years 1 to 9999."""
+
+FIRST_INSTANT = datetime(1, 1, 2, tzinfo=UTC)
+LAST_INSTANT = datetime(9999, 12, 30, 23, 59, 59, 999_999, tzinfo=UTC)
+"""The instants that are taken: a day inside those years, so that each of them has a local time in every zone. No zone
+was ever further than 16 hours from UTC (IANA: `Asia/Manila`), and none may be a day (`datetime.tzinfo.utcoffset`)."""
 
 VERSION_PARTS = 4
 VERSION_PART_LIMIT = 10_000

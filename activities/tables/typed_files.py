@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 
 from activities.tables.encodings import file_readable, head_of, require_size
 from activities.tables.inference import as_text, no_json
-from activities.tables.reading import LINE, Sheet, check_names
+from activities.tables.reading import LINE, Sheet, Unfit, check_names
 from activities.tables.rejects import Reject
-from activities.tables.schema import DTYPES, PRICE, VERSION
+from activities.tables.schema import (
+    DTYPES,
+    FIRST_DATE,
+    FIRST_INSTANT,
+    LAST_DATE,
+    LAST_INSTANT,
+    PRICE,
+    VERSION,
+    kind_of,
+)
 from workflows.errors import ImportRefused
 
 NDJSON = {".ndjson", ".jsonl"}
@@ -21,9 +32,13 @@ CASTS: dict[type[pl.DataType], pl.DataType] = {
     **dict.fromkeys((pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64), pl.Int64()),
     **dict.fromkeys((pl.String, pl.Categorical, pl.Enum, pl.Null), pl.String()),
     pl.Boolean: pl.Boolean(),
-    pl.Date: pl.Date(),
 }
 """Parquet's types that a cast alone brings to a kind's dtype."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+PER_SECOND = {"ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+CYCLE_YEARS, CYCLE_DAYS = 400, 146_097
+"""After so many days the Gregorian calendar repeats itself."""
 
 
 class _Written(str):
@@ -92,7 +107,8 @@ def read_parquet(path: Path) -> Sheet:
         path: The file.
 
     Returns:
-        The sheet. Strings may still become dates, prices, versions or lists.
+        The sheet. Strings may still become dates, prices, versions or lists. Values that have a kind's type and are
+        none that a table may hold are null, and among the sheet's `unfit`.
 
     Raises:
         ImportRefused: The file is missing, is no Parquet, or has a column of a type that no kind holds.
@@ -105,10 +121,11 @@ def read_parquet(path: Path) -> Sheet:
         raise ImportRefused(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
     frame = frame.rename(str.strip) if len({name.strip() for name in frame.columns}) == frame.width else frame
     check_names(path, frame.columns)
-    columns = [_column(path, column) for column in frame]
+    unfit: dict[str, dict[int, Unfit]] = {}
+    columns = [_column(path, column, unfit) for column in frame]
     numbered = pl.int_range(1, frame.height + 1, dtype=pl.Int64, eager=True).alias(LINE)
     textual = frozenset(column.name for column in columns if column.dtype == pl.String)
-    return Sheet(pl.DataFrame([numbered, *columns]).lazy(), frame.height, textual=textual)
+    return Sheet(pl.DataFrame([numbered, *columns]).lazy(), frame.height, textual=textual, unfit=unfit)
 
 
 def _cell(path: Path, line: int, key: str, value: object) -> str | None:
@@ -128,30 +145,75 @@ def _cell(path: Path, line: int, key: str, value: object) -> str | None:
     )
 
 
-def _column(path: Path, column: pl.Series) -> pl.Series:
-    """Bring a column to one of the dtypes of `DTYPES`."""
-    dtype = column.dtype
+def _column(path: Path, column: pl.Series, unfit: dict[str, dict[int, Unfit]]) -> pl.Series:
+    """Bring a column to one of the dtypes of `DTYPES`, and note the values that do not fit, which become null."""
     try:
-        if cast := CASTS.get(dtype.base_type()):
-            return column.cast(cast)
-        if dtype.is_float() or dtype.is_decimal():
-            number = column.cast(pl.Float64)
-            return number.set(~number.is_finite(), None)
-        if isinstance(dtype, pl.Datetime):
-            zoned = column.dt.replace_time_zone("UTC") if dtype.time_zone is None else column
-            return zoned.dt.convert_time_zone("UTC").cast(DTYPES["instant"])
-        if isinstance(dtype, pl.List) and not isinstance(dtype.inner, pl.List | pl.Struct | pl.Array):
-            return column.cast(DTYPES["list"])
-        if isinstance(dtype, pl.Struct) and {part.name for part in dtype.fields} == {"amount", "currency"}:
-            return column.cast(PRICE)
-        # The order that another program wrote beside the text of a version is not taken on trust.
-        if isinstance(dtype, pl.Struct) and {part.name for part in dtype.fields} == {"text", "order"}:
-            return as_text(column.cast(VERSION))
+        read = _read(column)
     except pl.exceptions.PolarsError as error:
         raise ImportRefused(
             f"{path}: the column {column.name!r} cannot be taken: {str(error).splitlines()[0]}"
         ) from error
-    raise ImportRefused(
-        f"{path}: the column {column.name!r} is of type {dtype}, which no table holds",
-        hint="Write it as text, a number, a date, an instant, or a list of strings.",
-    )
+    if read is None:
+        raise ImportRefused(
+            f"{path}: the column {column.name!r} is of type {column.dtype}, which no table holds",
+            hint="Write it as text, a number, a date, an instant, or a list of strings.",
+        )
+    if len(lost := (read.is_null() & column.is_not_null()).arg_true()):
+        wrong = f"does not read as {kind_of(read.dtype)}"
+        cells = (Unfit(text, wrong) for text in _texts(column.gather(lost)))
+        unfit[column.name] = dict(zip(lost, cells, strict=True))
+    return read
+
+
+def _read(column: pl.Series) -> pl.Series | None:
+    """Bring a column to one of the dtypes of `DTYPES`, null where a value does not fit; None when no kind holds it."""
+    dtype = column.dtype
+    if cast := CASTS.get(dtype.base_type()):
+        return column.cast(cast)
+    if dtype.is_float() or dtype.is_decimal():
+        number = column.cast(pl.Float64)
+        return number.set(~number.is_finite(), None)
+    if isinstance(dtype, pl.Date | pl.Datetime):
+        return _in_the_calendar(column)
+    if isinstance(dtype, pl.List) and not isinstance(dtype.inner, pl.List | pl.Struct | pl.Array):
+        return column.cast(DTYPES["list"])
+    if isinstance(dtype, pl.Struct) and {part.name for part in dtype.fields} == {"amount", "currency"}:
+        return column.cast(PRICE)
+    # The order that another program wrote beside the text of a version is not taken on trust.
+    if isinstance(dtype, pl.Struct) and {part.name for part in dtype.fields} == {"text", "order"}:
+        return as_text(column.cast(VERSION))
+    return None
+
+
+def _in_the_calendar(column: pl.Series) -> pl.Series:
+    """Give dates and instants in their kind's dtype, null for those that no table may hold."""
+    dtype = column.dtype
+    if not isinstance(dtype, pl.Datetime):
+        return _between(column, (FIRST_DATE - EPOCH.date()).days, (LAST_DATE - EPOCH.date()).days)
+    # Nanoseconds end in 2262. Other counts are looked at before they are cast: casts wrap around.
+    if dtype.time_unit != "ns":
+        second, per_second = timedelta(seconds=1), PER_SECOND[dtype.time_unit]
+        first, last = (FIRST_INSTANT - EPOCH) // second, (LAST_INSTANT - EPOCH) // second
+        column = _between(column, first * per_second, (last + 1) * per_second - 1)
+    zoned = column.dt.replace_time_zone("UTC") if dtype.time_zone is None else column
+    return zoned.dt.convert_time_zone("UTC").cast(DTYPES["instant"])
+
+
+def _between(column: pl.Series, first: int, last: int) -> pl.Series:
+    """Give a column of dates or instants, null outside two counts of its unit from 1970, both of which are inside."""
+    inside = column.to_physical().is_between(first, last)
+    return pl.select(pl.when(inside).then(column).alias(column.name)).to_series()
+
+
+def _texts(values: pl.Series) -> Iterator[str]:
+    """Write values as they stand in a file, those too that Python and polars cannot write: no year is too far."""
+    if not isinstance(values.dtype, pl.Date | pl.Datetime):
+        yield from values.cast(pl.String)
+        return
+    per_day = 86_400 * PER_SECOND[values.dtype.time_unit] if isinstance(values.dtype, pl.Datetime) else 1
+    for count in values.to_physical():
+        days, rest = divmod(count, per_day)
+        cycles, days = divmod(days, CYCLE_DAYS)
+        day = EPOCH.date() + timedelta(days=days)
+        text = f"{day.year + cycles * CYCLE_YEARS:04}-{day:%m-%d}"
+        yield text if per_day == 1 else f"{text}T{EPOCH + timedelta(seconds=rest * 86_400 // per_day):%H:%M:%S}Z"
