@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import mkdtemp
@@ -362,6 +363,24 @@ def test_ndjson(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ImportRefused, match=message):
             read_ndjson(written(tmp_path, data, "file.ndjson"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"user_id": "a", "name": "x\\ud800"}',
+        '{"\\uDFFF": 1}',
+        '{"tags": ["\\udc00\\ud83d"]}',
+        '{"a": {"b": ["\\uD83D"]}}',
+    ],
+)
+def test_half_of_a_character_costs_its_line(tmp_path: Path, line: str) -> None:
+    """A surrogate without its other half is no text, wherever it stands: the line is rejected, the others are taken."""
+    pair = '{"name": "\\ud83d\\ude00"}'
+    sheet = read_ndjson(written(tmp_path, f"{pair}\n{line}\n{pair}\n", "file.ndjson"))
+    assert rows(sheet) == [(1, "😀"), (3, "😀")]
+    assert [(one.line, one.row) for one in sheet.rejects] == [(2, line)]
+    assert re.search(r"not read as JSON: \\ud[0-9a-f]{3} is half of a surrogate pair", sheet.rejects[0].reason)
 
 
 def test_parquet(tmp_path: Path) -> None:

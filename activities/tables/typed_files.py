@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -40,6 +41,8 @@ PER_SECOND = {"ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 CYCLE_YEARS, CYCLE_DAYS = 400, 146_097
 """After so many days the Gregorian calendar repeats itself."""
 
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
 
 class _Written(str):
     """A number as the file writes it: it keeps every digit, and is told from a string."""
@@ -76,6 +79,11 @@ def read_ndjson(path: Path) -> Sheet:
                 )
                 if not isinstance(row, dict):
                     raise ValueError("the line is no JSON object")
+                # In UTF-8 a surrogate can only be an escape.
+                if SURROGATE.search(raw) and (half := _half_of_a_pair(row)):
+                    raise ValueError(
+                        f"\\u{ord(half):04x} is half of a surrogate pair, which is no text: write both halves"
+                    )
             except (ValueError, RecursionError) as error:
                 said = "it is nested too deep" if isinstance(error, RecursionError) else error
                 rejects.append(Reject(line, f"not read as JSON: {said}", raw.decode(errors="replace").rstrip("\r\n")))
@@ -126,6 +134,16 @@ def read_parquet(path: Path) -> Sheet:
     numbered = pl.int_range(1, frame.height + 1, dtype=pl.Int64, eager=True).alias(LINE)
     textual = frozenset(column.name for column in columns if column.dtype == pl.String)
     return Sheet(pl.DataFrame([numbered, *columns]).lazy(), frame.height, textual=textual, unfit=unfit)
+
+
+def _half_of_a_pair(row: dict[str, object]) -> str:
+    """Find a surrogate without its other half, in a key or a value at any depth; empty without any."""
+    # Halves that belong together are one character already.
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        return str(error.object)[error.start]
+    return ""
 
 
 def _cell(path: Path, line: int, key: str, value: object) -> str | None:
