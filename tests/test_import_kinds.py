@@ -53,12 +53,30 @@ def test_a_schema_file_decides_where_inference_would_guess(desk: Desk, text: str
     desk.load("users", "user_id,zip,app,age\na,75001,1.10,3\n", **kinds)
     assert desk.tables.schema("users") == {"user_id": "string", "zip": "string", "app": "version", "age": "integer"}
     changed = read_schema(desk.file("columns:\n  age: string\n", "types.yaml"))
-    with pytest.raises(ImportRefused, match=r"'age' of the table users is of type integer, .* of type string: the"):
+    with pytest.raises(
+        ImportRefused, match=r"'age' of the table users is of type integer, and the schema asks for string"
+    ):
         desk.load("users", "user_id,age\na,3\n", **changed)
     with pytest.raises(ImportRefused, match="no column 'zpi'; the header is: 'user_id', 'zip'") as absent:
         desk.load("users", "user_id,zip\na,1\n", **read_schema(desk.file("zpi: string\n", "types.yaml")))
     assert "Rename 'zip' to 'zpi'" in absent.value.hint
     assert desk.tables.version("users") == 0
+
+
+def test_a_schema_that_does_not_fit_the_file_is_told_as_that(desk: Desk) -> None:
+    """Values that are not of the type asked for blame the schema, not a table that does not have the column."""
+    with pytest.raises(ImportRefused) as unfit:
+        desk.load("users", "user_id,zip\na,2A001\nb,20B\n", zip="integer")
+    assert unfit.value.message == (
+        "the schema asks for type integer of the column 'zip', and the values are of type string: '2A001' on line 2"
+    )
+    assert unfit.value.hint == "Change the type of 'zip' to string in the schema, or give values that read as integer."
+    desk.load("users", "user_id,zip\na,75001\n", zip="integer")
+    with pytest.raises(
+        ImportRefused, match="'zip' of the table users is of type integer, and the new values"
+    ) as stored:
+        desk.load("users", "user_id,zip\na,2A001\n", zip="integer")
+    assert "schema" not in stored.value.message + stored.value.hint
 
 
 def test_faults_of_a_schema_file(desk: Desk) -> None:

@@ -11,6 +11,7 @@ from activities.tables.changes import type_change
 from activities.tables.inference import as_text, filled, infer, kind_by_name, read_as, recognise, unread
 from activities.tables.reading import Sheet
 from activities.tables.schema import Kind, TableName, kind_of
+from workflows.errors import ImportRefused
 
 MOSTLY_BAD = 0.5
 """Above this share of values that do not read as the kind, the column is of another kind and no row is at fault."""
@@ -50,7 +51,7 @@ def type_columns(
         left out.
 
     Raises:
-        ImportRefused: A column is of another kind than the stored one.
+        ImportRefused: A column is of another kind than the stored one, or than the person says.
     """
     typing = _Typing(sheet, table, stored, overrides, trimmed)
     for name, unfit in sheet.unfit.items():
@@ -97,7 +98,7 @@ class _Typing:
             if other := _other_kind(text, kind, len(bad), textual=textual):
                 example = f"{column[bad[0]]!r} on line {self.sheet.line(bad[0])}"
                 if told:
-                    raise type_change(self.table, name, kind, other, example)
+                    raise self._refusal(name, kind, other, example)
                 self.warnings.append(f"the column {name!r} is of type {other}, not {kind}: {example}")
                 return read_as(text, other)
             for row in bad:
@@ -108,8 +109,20 @@ class _Typing:
         """Give the kind that the table or the person says a column has."""
         stored, asked = self.stored.get(name), self.overrides.get(name)
         if stored and asked and asked != stored:
-            raise type_change(self.table, name, stored, asked, "the type that was asked for")
+            raise ImportRefused(
+                f"the column {name!r} of the table {self.table} is of type {stored}, and the schema asks for {asked}",
+                hint=f"Change the type of {name!r} to {stored} in the schema, or give the column another name in both.",
+            )
         return stored or asked
+
+    def _refusal(self, name: str, told: Kind, found: Kind, example: str) -> ImportRefused:
+        """Word the refusal of values that are of another kind than they were told to be, by whoever told it."""
+        if name in self.stored:
+            return type_change(self.table, name, told, found, example)
+        return ImportRefused(
+            f"the schema asks for type {told} of the column {name!r}, and the values are of type {found}: {example}",
+            hint=f"Change the type of {name!r} to {found} in the schema, or give values that read as {told}.",
+        )
 
 
 def _other_kind(text: pl.Series, kind: Kind, bad: int, *, textual: bool) -> Kind | None:
