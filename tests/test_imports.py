@@ -22,6 +22,7 @@ from activities.tables import reading
 from activities.tables.delta import Tables
 from activities.tables.identifiers import read_identifiers
 from activities.tables.imports import ImportedTable, ImportReport, import_table
+from activities.tables.schema import Kind
 from tests.desk import NOW, Desk
 from workflows.errors import ImportRefused
 
@@ -276,6 +277,44 @@ def test_refusals(desk: Desk, table: ImportedTable, text: str, message: str) -> 
     with pytest.raises(ImportRefused, match=message):
         desk.load(table, text)
     assert set(desk.tables.versions().values()) == {-1}
+
+
+def test_all_that_is_wrong_with_a_file_is_told_at_once(desk: Desk) -> None:
+    """Each missing column, unusable name, nested value or column of another type is a fault of its own, with a hint."""
+
+    def faults(table: ImportedTable, text: str, name: str = "file.csv", **kinds: Kind) -> list[str]:
+        with pytest.raises(ImportRefused) as refused:
+            desk.load(table, text, name, **kinds)
+        assert all(fault.code == "import-refused" and fault.hint for fault in refused.value.faults)
+        assert all(fault.message in refused.value.message for fault in refused.value.faults)
+        return [fault.message.removeprefix(f"{desk.folder / name}: ") for fault in refused.value.faults]
+
+    assert faults("events", "user_id\na\n", zip="string") == [
+        f"there is no column {name!r}; the header is: 'user_id'" for name in ("event", "at", "zip")
+    ]
+    assert faults("users", "user_id,*,b,b,b,c,C,^d$\n") == [
+        "'*' cannot be the name of a column",
+        "the header names 'b' twice",
+        "the header names 'c' and 'C', which differ only in case",
+        "'^d$' cannot be the name of a column",
+    ]
+    assert faults("users", "user_id,,,\na,1,,2\n") == [
+        f"column {number} has values and no name in the header" for number in (2, 4)
+    ]
+    assert len(faults("users", '{"user_id": "a", "b": {}, "c": [[1]]}\n{"b": {}}\n', "file.ndjson")) == 2
+    desk.load("users", "user_id,age,born,City\na,1,2000-01-01,x\n")
+    assert faults("users", "user_id,age,born,zip\na,x,y,z\n", zip="integer", born="string") == [
+        "the column 'age' of the table users is of type integer, and the new values are of type string: 'x' on line 2",
+        "the column 'born' of the table users is of type date, and the schema asks for string",
+        "the schema asks for type integer of the column 'zip', and the values are of type string: 'z' on line 2",
+    ]
+    desk.load("users", "user_id,Lang\na,x\n")
+    assert len(faults("users", "user_id,city,lang\na,x,y\n")) == 2
+    assert len(faults("devices", "device_id,user_id,platform,dead_address,dead_since\nd,a,ios,x,y\n")) == 2
+    pl.DataFrame({"user_id": ["a"], "b": [b"x"], "c": [b"y"]}).write_parquet(desk.folder / "file.parquet")
+    with pytest.raises(ImportRefused) as refused:
+        import_table(desk.tables, "users", desk.folder / "file.parquet", now=NOW)
+    assert len(refused.value.faults) == 2
 
 
 def test_refusals_say_what_to_do(desk: Desk) -> None:

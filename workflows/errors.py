@@ -17,6 +17,7 @@ JourneyError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from pydantic import BaseModel, ConfigDict
@@ -87,6 +88,13 @@ class JourneyError(Exception):
         return [Fault(code=self.code, message=self.message, hint=self.hint)]
 
 
+def _listed(faults: Sequence[Fault]) -> str:
+    """Word several faults as one message."""
+    count = len(faults)
+    text = "\n".join(str(fault) for fault in faults)
+    return f"{count} fault{'s' if count != 1 else ''} found:\n{text}"
+
+
 class DefinitionError(JourneyError):
     """A document is wrong.
 
@@ -98,9 +106,7 @@ class DefinitionError(JourneyError):
     refused = True
 
     def __init__(self, faults: list[Fault]) -> None:
-        count = len(faults)
-        text = "\n".join(str(fault) for fault in faults)
-        super().__init__(f"{count} fault{'s' if count != 1 else ''} found:\n{text}")
+        super().__init__(_listed(faults))
         self._faults = list(faults)
 
     @property
@@ -128,6 +134,29 @@ class ImportRefused(JourneyError):
 
     code = "import-refused"
     refused = True
+    _several: Sequence[Fault] = ()
+
+    @classmethod
+    def together(cls, found: Sequence[ImportRefused]) -> ImportRefused:
+        """Make one refusal of all that is wrong with a file.
+
+        Args:
+            found: Each thing that is wrong, in the order of the file; at least one.
+
+        Returns:
+            The only one as it is, else one whose message and faults tell all of them.
+        """
+        if len(found) == 1:
+            return found[0]
+        faults = [fault for one in found for fault in one.faults]
+        refused = cls(_listed(faults))
+        refused._several = faults
+        return refused
+
+    @property
+    def faults(self) -> list[Fault]:
+        """Everything that was found wrong with the file."""
+        return list(self._several) or super().faults
 
 
 class NotWarm(JourneyError):

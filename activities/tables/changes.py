@@ -25,19 +25,24 @@ def check_columns(name: TableName, columns: pl.Schema, stored: Mapping[str, Kind
         stored: The table's columns, each with its kind.
 
     Raises:
-        ImportRefused: A column's kind differs from the stored one, or its name only in case.
+        ImportRefused: Columns' kinds differ from the stored ones, or their names only in case; each is told.
     """
     spelled = {column.lower(): column for column in stored}
+    refused = []
     for column, dtype in columns.items():
         kind = kind_of(dtype)
         if stored.get(column, kind) != kind:
-            raise type_change(name, column, stored[column], kind)
+            refused.append(type_change(name, column, stored[column], kind))
         # Delta tells columns apart without regard to case.
         if column not in stored and column.lower() in spelled:
-            raise ImportRefused(
-                f"the table {name} has a column {spelled[column.lower()]!r}, and {column!r} differs only in case",
-                hint=f"Call it {spelled[column.lower()]!r}.",
+            refused.append(
+                ImportRefused(
+                    f"the table {name} has a column {spelled[column.lower()]!r}, and {column!r} differs only in case",
+                    hint=f"Call it {spelled[column.lower()]!r}.",
+                )
             )
+    if refused:
+        raise ImportRefused.together(refused)
 
 
 def type_change(name: TableName, column: str, stored: Kind, found: Kind, example: str = "") -> ImportRefused:

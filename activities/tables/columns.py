@@ -51,7 +51,7 @@ def type_columns(
         left out.
 
     Raises:
-        ImportRefused: A column is of another kind than the stored one, or than the person says.
+        ImportRefused: Columns are of another kind than the stored one, or than the person says; each is told.
     """
     typing = _Typing(sheet, table, stored, overrides, trimmed)
     for name, unfit in sheet.unfit.items():
@@ -63,6 +63,8 @@ def type_columns(
             columns.append(read.rechunk())
         # Text goes before more of it comes.
         del column, read
+    if typing.refused:
+        raise ImportRefused.together(typing.refused)
     return Columns(pl.DataFrame(columns), typing.faults, typing.warnings)
 
 
@@ -77,11 +79,15 @@ class _Typing:
     trimmed: set[str]
     faults: dict[int, list[str]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    refused: list[ImportRefused] = field(default_factory=list)
 
     def read(self, column: pl.Series) -> pl.Series | None:
-        """Read one column; null leaves it out."""
+        """Read one column; null leaves it out, or it is refused."""
         name = column.name
-        told = self._told(name)
+        told = self.stored.get(name) or self.overrides.get(name)
+        if (asked := self.overrides.get(name, told)) != told:
+            self.refused.append(self._contradiction(name, asked))
+            return None
         kind = told or kind_by_name(name)
         if column.dtype != pl.String:
             if kind in (None, kind_of(column.dtype)):
@@ -98,22 +104,21 @@ class _Typing:
             if other := _other_kind(text, kind, len(bad), textual=textual):
                 example = f"{column[bad[0]]!r} on line {self.sheet.line(bad[0])}"
                 if told:
-                    raise self._refusal(name, kind, other, example)
+                    self.refused.append(self._refusal(name, kind, other, example))
+                    return None
                 self.warnings.append(f"the column {name!r} is of type {other}, not {kind}: {example}")
                 return read_as(text, other)
             for row in bad:
                 self.faults.setdefault(row, []).append(f"{name} {column[row]!r} does not read as {kind}")
         return read
 
-    def _told(self, name: str) -> Kind | None:
-        """Give the kind that the table or the person says a column has."""
-        stored, asked = self.stored.get(name), self.overrides.get(name)
-        if stored and asked and asked != stored:
-            raise ImportRefused(
-                f"the column {name!r} of the table {self.table} is of type {stored}, and the schema asks for {asked}",
-                hint=f"Change the type of {name!r} to {stored} in the schema, or give the column another name in both.",
-            )
-        return stored or asked
+    def _contradiction(self, name: str, asked: Kind | None) -> ImportRefused:
+        """Word the refusal of a schema that asks for another kind than the table holds."""
+        stored = self.stored[name]
+        return ImportRefused(
+            f"the column {name!r} of the table {self.table} is of type {stored}, and the schema asks for {asked}",
+            hint=f"Change the type of {name!r} to {stored} in the schema, or give the column another name in both.",
+        )
 
     def _refusal(self, name: str, told: Kind, found: Kind, example: str) -> ImportRefused:
         """Word the refusal of values that are of another kind than they were told to be, by whoever told it."""

@@ -109,10 +109,12 @@ def import_table(
         sheet = _read(path, scratch)
         require_columns(path, sheet.columns, [*REQUIRED[table], *overrides])
         if table == "devices" and (ours := {DEAD_ADDRESS, DEAD_SINCE} & set(sheet.columns)):
-            raise ImportRefused(
-                f"{path}: the column {min(ours)!r} is kept by the engine: it tells which address a provider called "
-                "dead",
-                hint="Leave it out, or give it another name.",
+            said = "is kept by the engine: it tells which address a provider called dead"
+            raise ImportRefused.together(
+                [
+                    ImportRefused(f"{path}: the column {name!r} {said}", hint="Leave it out, or give it another name.")
+                    for name in sorted(ours)
+                ]
             )
         stored = tables.schema(table)
         typed = type_columns(sheet, table, stored=stored, overrides=overrides, trimmed=set(COLUMNS[table]))

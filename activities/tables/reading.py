@@ -36,6 +36,9 @@ CELLS_AT_ONCE = 3_000_000
 
 COLUMN_LIMIT = 1_000
 """Most columns of a file: each row pays for all of them, in memory and on disk."""
+
+TWICE = "Give each column a name of its own."
+
 # Polars scans a CSV in chunks whose size grows with the file's, and holds many: 300 MB of a file of 300 MB. It has no
 # argument for that, only a variable. With this one the same scan holds 60 MB and takes no longer (polars 2.1.0).
 os.putenv("POLARS_CSV_CHUNK_SIZE", str(1 << 20))
@@ -203,12 +206,17 @@ def read_delimited(path: Path, scratch: Path) -> Sheet:
         height = _read_exactly(layout, names, rejects, scratch)
         scan = pl.scan_parquet(scratch / "*.parquet")
     unnamed = [name for name in names if name.startswith("\x1f")]
-    for name in unnamed:
-        if scan.select((pl.col(name).str.strip_chars() != "").any()).collect().item():
-            raise ImportRefused(
-                f"{path}: column {names.index(name) + 1} has values and no name in the header",
-                hint="Name it in the first line, or remove it.",
-            )
+    held = scan.select((pl.col(name).str.strip_chars() != "").any() for name in unnamed).collect()
+    nameless = [
+        ImportRefused(
+            f"{path}: column {names.index(name) + 1} has values and no name in the header",
+            hint="Name it in the first line, or remove it.",
+        )
+        for name in unnamed
+        if held.get_column(name).item()
+    ]
+    if nameless:
+        raise ImportRefused.together(nameless)
     return Sheet(
         scan.select(LINE, pl.exclude(LINE, *unnamed)), height, rejects, warnings=layout.warnings, layout=layout
     )
@@ -313,34 +321,40 @@ def check_names(path: Path, names: Iterable[str]) -> None:
         names: The column names; an empty one is passed over.
 
     Raises:
-        ImportRefused: A name cannot be used, or there are too many.
+        ImportRefused: Names cannot be used, each of which is told, or there are too many.
     """
-    seen: dict[str, str] = {}
     if len(given := list(names)) > COLUMN_LIMIT:
         raise ImportRefused(
             f"{path}: the header names {len(given):,} columns; a file may have at most {COLUMN_LIMIT}",
             hint="Import the columns that journeys use.",
         )
+    seen: dict[str, str] = {}
+    found: dict[str, ImportRefused] = {}
     for name in filter(None, given):
-        if not name.isprintable():
-            raise ImportRefused(
-                f"{path}: the column name {name!r} holds a control character", hint="Rename the column."
+        if wrong := _unusable(name):
+            found[name] = ImportRefused(f"{path}: {wrong}", hint="Rename the column.")
+        elif (twin := seen.setdefault(name.lower(), name)) != name:
+            found[name] = ImportRefused(
+                f"{path}: the header names {twin!r} and {name!r}, which differ only in case", hint=TWICE
             )
-        # Polars takes such a name for a pattern that stands for several columns.
-        if name == "*" or (name.startswith("^") and name.endswith("$")):
-            raise ImportRefused(f"{path}: {name!r} cannot be the name of a column", hint="Rename the column.")
-        if (twin := seen.get(name.lower())) is not None:
-            raise ImportRefused(
-                f"{path}: the header names {name!r} twice"
-                if twin == name
-                else f"{path}: the header names {twin!r} and {name!r}, which differ only in case",
-                hint="Give each column a name of its own.",
-            )
-        seen[name.lower()] = name
+        elif given.count(name) > 1:
+            found[name] = ImportRefused(f"{path}: the header names {name!r} twice", hint=TWICE)
+    if found:
+        raise ImportRefused.together(list(found.values()))
+
+
+def _unusable(name: str) -> str:
+    """Say why a column cannot be called so; empty when it can."""
+    if not name.isprintable():
+        return f"the column name {name!r} holds a control character"
+    # Polars takes such a name for a pattern that stands for several columns.
+    if name == "*" or (name.startswith("^") and name.endswith("$")):
+        return f"{name!r} cannot be the name of a column"
+    return ""
 
 
 def require_columns(path: Path, found: list[str], required: Iterable[str]) -> None:
-    """Refuse a file that lacks a column.
+    """Refuse a file that lacks columns.
 
     Args:
         path: The file, for the message.
@@ -348,19 +362,24 @@ def require_columns(path: Path, found: list[str], required: Iterable[str]) -> No
         required: The columns it has to have.
 
     Raises:
-        ImportRefused: One is missing; the message quotes the header and names the nearest column.
+        ImportRefused: Some are missing; the message quotes the header and names the nearest column to each.
     """
-    for name in required:
+    lower = {column.lower(): column for column in found}
+    missing = []
+    for name in dict.fromkeys(required):
         if name in found:
             continue
-        lower = {column.lower(): column for column in found}
         near = get_close_matches(name, lower, n=1, cutoff=0.5)
-        raise ImportRefused(
-            f"{path}: there is no column {name!r}; the header is: {', '.join(map(repr, found))}",
-            hint=f"Rename {lower[near[0]]!r} to {name!r}, if that is what it holds."
-            if near
-            else "The first line of the file has to name the columns.",
+        missing.append(
+            ImportRefused(
+                f"{path}: there is no column {name!r}; the header is: {', '.join(map(repr, found))}",
+                hint=f"Rename {lower[near[0]]!r} to {name!r}, if that is what it holds."
+                if near
+                else "The first line of the file has to name the columns.",
+            )
         )
+    if missing:
+        raise ImportRefused.together(missing)
 
 
 def _records(path: Path, encoding: str, delimiter: str, width: int | None) -> Iterator[Record]:

@@ -69,31 +69,24 @@ def read_ndjson(path: Path) -> Sheet:
     lines: list[int] = []
     rejects: list[Reject] = []
     textual: dict[str, bool] = {}
+    nested: dict[str, ImportRefused] = {}
     with file_readable(path), path.open("rb") as file:
         for line, raw in enumerate(file, 1):
             if not raw.strip(b"\xef\xbb\xbf \r\n\t"):
                 continue
             try:
-                row = json.loads(
-                    raw.decode("utf-8-sig"), parse_int=_Written, parse_float=_Written, parse_constant=no_json
-                )
-                if not isinstance(row, dict):
-                    raise ValueError("the line is no JSON object")
-                # In UTF-8 a surrogate can only be an escape.
-                if SURROGATE.search(raw) and (half := _half_of_a_pair(row)):
-                    raise ValueError(
-                        f"\\u{ord(half):04x} is half of a surrogate pair, which is no text: write both halves"
-                    )
+                cells = _object(raw)
             except (ValueError, RecursionError) as error:
                 said = "it is nested too deep" if isinstance(error, RecursionError) else error
                 rejects.append(Reject(line, f"not read as JSON: {said}", raw.decode(errors="replace").rstrip("\r\n")))
                 continue
-            cells = {key.strip(): value for key, value in row.items()}
             for key, value in cells.items():
                 is_text = isinstance(value, str) and not isinstance(value, _Written)
                 textual[key] = textual.get(key, False) or is_text
-            rows.append({key: _cell(path, line, key, value) for key, value in cells.items()})
+            rows.append(_row(path, line, cells, nested))
             lines.append(line)
+    if nested:
+        raise ImportRefused.together(list(nested.values()))
     if "" in textual:
         raise ImportRefused(f"{path}: a key has no name", hint="Name it, or remove it.")
     check_names(path, textual)
@@ -130,10 +123,28 @@ def read_parquet(path: Path) -> Sheet:
     frame = frame.rename(str.strip) if len({name.strip() for name in frame.columns}) == frame.width else frame
     check_names(path, frame.columns)
     unfit: dict[str, dict[int, Unfit]] = {}
-    columns = [_column(path, column, unfit) for column in frame]
+    columns, refused = [], []
+    for column in frame:
+        try:
+            columns.append(_column(path, column, unfit))
+        except ImportRefused as error:
+            refused.append(error)
+    if refused:
+        raise ImportRefused.together(refused)
     numbered = pl.int_range(1, frame.height + 1, dtype=pl.Int64, eager=True).alias(LINE)
     textual = frozenset(column.name for column in columns if column.dtype == pl.String)
     return Sheet(pl.DataFrame([numbered, *columns]).lazy(), frame.height, textual=textual, unfit=unfit)
+
+
+def _object(raw: bytes) -> dict[str, object]:
+    """Read a line as a JSON object, by its keys without surrounding spaces."""
+    row = json.loads(raw.decode("utf-8-sig"), parse_int=_Written, parse_float=_Written, parse_constant=no_json)
+    if not isinstance(row, dict):
+        raise ValueError("the line is no JSON object")
+    # In UTF-8 a surrogate can only be an escape.
+    if SURROGATE.search(raw) and (half := _half_of_a_pair(row)):
+        raise ValueError(f"\\u{ord(half):04x} is half of a surrogate pair, which is no text: write both halves")
+    return {key.strip(): value for key, value in row.items()}
 
 
 def _half_of_a_pair(row: dict[str, object]) -> str:
@@ -144,6 +155,17 @@ def _half_of_a_pair(row: dict[str, object]) -> str:
     except UnicodeEncodeError as error:
         return str(error.object)[error.start]
     return ""
+
+
+def _row(path: Path, line: int, cells: dict[str, object], nested: dict[str, ImportRefused]) -> dict[str, str | None]:
+    """Write the values of a line as text, and note the first refusal of each key."""
+    row: dict[str, str | None] = {}
+    for key, value in cells.items():
+        try:
+            row[key] = _cell(path, line, key, value)
+        except ImportRefused as error:
+            nested.setdefault(key, error)
+    return row
 
 
 def _cell(path: Path, line: int, key: str, value: object) -> str | None:
