@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,3 +31,10 @@ class Desk:
     def rows(self, table: ImportedTable, *columns: str) -> list[tuple[object, ...]]:
         frame = self.tables.scan(table).collect()
         return sorted(frame.select(columns or frame.columns).rows(), key=repr)
+
+
+def rejected(report: ImportReport) -> list[list[str]]:
+    """Read the rejects file of an import, with its header."""
+    assert report.rejects_file is not None
+    with open(report.rejects_file, newline="") as file:
+        return list(csv.reader(file))

@@ -1,4 +1,4 @@
-"""Of which type a column is: by what is stored, by what was asked for, by its name, or by its values."""
+"""Of which type a column is: by what is stored, asked for, or held, or by its name; and which values are of none."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
+from activities.tables.imports import import_table
 from activities.tables.schema_files import read_schema
-from tests.desk import Desk
+from activities.tables.typed_files import NO_ID
+from tests.desk import NOW, Desk, rejected
 from workflows.errors import DefinitionError, ImportRefused
 
 
@@ -138,3 +142,113 @@ def test_columns_without_a_value(desk: Desk) -> None:
     desk.load("users", "user_id,plan\na,pro\n")
     assert desk.load("users", "user_id,plan\na,\n").updated == 1
     assert desk.rows("users") == [("a", None)]
+
+
+def test_dates_and_instants_outside_the_calendar_are_rejected(desk: Desk) -> None:
+    """What no calendar of Python's holds is rejected with its value, in text and in Parquet, whatever unit it is in."""
+    desk.load("users", "user_id,born,seen\nx,2000-01-01,2026-01-01T00:00Z\n")
+    text = (
+        "a,0000-01-01,\nb,,0001-01-01T00:00:00+01:00\nc,0001-01-01,9999-12-30T23:59:59Z\nd,9999-12-31,\ne,2000-01-01,\n"
+    )
+    report = desk.load("users", "user_id,born,seen\n" + text)
+    assert [line[:2] for line in rejected(report)[1:]] == [
+        ["2", "born '0000-01-01' does not read as date"],
+        ["3", "seen '0001-01-01T00:00:00+01:00' does not read as instant"],
+    ]
+    days = pl.Series([-719_528, 2_932_896, 0, -(2**31), 2_932_897], dtype=pl.Int32).cast(pl.Date)
+    for unit, per_second in (("ms", 1_000), ("us", 1_000_000)):
+        far = -62_135_596_800 * per_second
+        seen = pl.Series([None, 253_402_214_400 * per_second - 1, far, 0, 0]).cast(pl.Datetime(unit))  # type: ignore[arg-type]
+        frame = pl.DataFrame({"user_id": list("abcde"), "born": days, "seen": seen})
+        frame.write_parquet(desk.folder / "file.parquet")
+        report = import_table(desk.tables, "users", desk.folder / "file.parquet", now=NOW)
+        assert rejected(report)[1:] == [
+            ["1", "born '0000-01-01' does not read as date", "a,0000-01-01,"],
+            [
+                "3",
+                "seen '0001-01-01T00:00:00Z' does not read as instant",
+                "c,1970-01-01,0001-01-01T00:00:00Z",
+            ],
+            [
+                "4",
+                "born '-5877641-06-23' does not read as date",
+                "d,-5877641-06-23,1970-01-01T00:00:00.000000Z",
+            ],
+            ["5", "born '10000-01-01' does not read as date", "e,10000-01-01,1970-01-01T00:00:00.000000Z"],
+        ]
+    assert all(row for row in desk.rows("users"))
+
+
+@pytest.mark.parametrize("dtype", [pl.Float64, pl.Float32, pl.Decimal(20, 2)])
+def test_whole_ids_in_columns_of_decimals(desk: Desk, dtype: pl.DataType) -> None:
+    """Ids that a program wrote as 1.0 are 1, with a warning; a number that is not whole, or not exact, is no id."""
+    path = desk.folder / "file.parquet"
+    pl.DataFrame({"user_id": pl.Series([1.0, 2.0, None, 2.5, 30.0]).cast(dtype)}).write_parquet(path)
+    report = import_table(desk.tables, "users", path, now=NOW)
+    assert desk.rows("users") == [("1",), ("2",), ("30",)]
+    assert [line[:2] for line in rejected(report)[1:]] == [
+        ["3", "user_id is empty"],
+        ["4", f"user_id '{'2.50' if dtype == pl.Decimal(20, 2) else '2.5'}' {NO_ID}"],
+    ]
+    assert len(report.warnings) == 1
+    assert report.warnings[0].startswith("the column 'user_id' holds numbers of type ")
+    if dtype == pl.Float64:
+        ids = [float("nan"), float("inf"), 2.0**53 - 1, 2.0**53, -0.0]
+        pl.DataFrame({"device_id": ids, "user_id": list("abcde"), "platform": ["ios"] * 5}).write_parquet(path)
+        assert import_table(desk.tables, "devices", path, now=NOW).rejected == 3
+        assert desk.rows("devices", "device_id") == [("0",), ("9007199254740991",)]
+
+
+def test_values_of_parquet_are_judged_as_text_is(desk: Desk) -> None:
+    """A price with too many decimals or without a part, and a number that is none, are rejected and never changed."""
+    prices = [
+        (1.2345, "EUR"),
+        (1.23456, "EUR"),
+        (None, None),
+        (None, "EUR"),
+        (2.0, None),
+        (3.0, "eur"),
+        None,
+        (9e13, "USD"),
+    ]
+    frame = pl.DataFrame(
+        {
+            "user_id": list("abcdefgh"),
+            "paid": [None if one is None else {"amount": one[0], "currency": one[1]} for one in prices],
+            "score": [1.0, None, float("nan"), float("inf"), None, None, 2.0, None],
+            "tags": [["x", None], None, None, None, None, None, [None], []],
+        },
+        schema_overrides={"paid": pl.Struct({"amount": pl.Float64, "currency": pl.String})},
+    )
+    path = desk.folder / "file.parquet"
+    frame.write_parquet(path)
+    report = import_table(desk.tables, "users", path, now=NOW)
+    assert [line[:2] for line in rejected(report)[1:]] == [
+        ["2", "paid '1.23456 EUR' does not read as price"],
+        ["3", "score 'NaN' does not read as number"],
+        ["4", "paid 'null EUR' does not read as price; score 'inf' does not read as number"],
+        ["5", "paid '2 null' does not read as price"],
+        ["6", "paid '3 eur' does not read as price"],
+    ]
+    assert desk.rows("users", "user_id", "paid", "score", "tags") == [
+        ("a", {"amount": Decimal("1.2345"), "currency": "EUR"}, 1.0, ["x"]),
+        ("g", None, 2.0, []),
+        ("h", {"amount": Decimal(90_000_000_000_000), "currency": "USD"}, None, []),
+    ]
+    wide = pl.Series([Decimal("1.500000"), Decimal("1.234567")], dtype=pl.Decimal(30, 6))
+    pl.DataFrame(
+        {"user_id": ["y", "z"], "paid": pl.struct(amount=wide, currency=pl.lit("EUR"), eager=True)}
+    ).write_parquet(path)
+    assert rejected(import_table(desk.tables, "users", path, now=NOW))[1:] == [
+        ["2", "paid '1.234567 EUR' does not read as price", "z,1.234567 EUR"]
+    ]
+    lines = (
+        '{"user_id": "m", "paid": {"amount": null, "currency": null}}\n'
+        '{"user_id": "n", "paid": {"amount": 1, "currency": null}}\n'
+    )
+    report = desk.load(
+        "users",
+        lines + '{"user_id": "o", "paid": {"amount": 1.50, "currency": "EUR"}}\n{"user_id": "p"}\n',
+        "file.ndjson",
+    )
+    assert [line[1] for line in rejected(report)[1:]] == ["paid '1 null' does not read as price"]

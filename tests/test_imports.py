@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import resource
 import signal
@@ -21,21 +20,15 @@ import pytest
 from activities.tables import reading
 from activities.tables.delta import Tables
 from activities.tables.identifiers import read_identifiers
-from activities.tables.imports import ImportedTable, ImportReport, import_table
+from activities.tables.imports import ImportedTable, import_table
 from activities.tables.schema import Kind
-from tests.desk import NOW, Desk
+from tests.desk import NOW, Desk, rejected
 from workflows.errors import ImportRefused
 
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
-
-
-def rejected(report: ImportReport) -> list[list[str]]:
-    assert report.rejects_file is not None
-    with open(report.rejects_file, newline="") as file:
-        return list(csv.reader(file))
 
 
 def test_users_of_every_kind(desk: Desk) -> None:
@@ -189,41 +182,6 @@ def test_events_with_unreadable_instants(desk: Desk) -> None:
     report = desk.load("events", "user_id,event,at\na,buy,2026-01-01\nb,buy,yesterday\nc,buy,2026-01-01T10:00Z\n")
     assert rejected(report)[1:] == [["3", "at 'yesterday' does not read as instant", "b,buy,yesterday"]]
     assert desk.rows("users") == [("a",), ("c",)]
-
-
-def test_dates_and_instants_outside_the_calendar_are_rejected(desk: Desk) -> None:
-    """What no calendar of Python's holds is rejected with its value, in text and in Parquet, whatever unit it is in."""
-    desk.load("users", "user_id,born,seen\nx,2000-01-01,2026-01-01T00:00Z\n")
-    text = (
-        "a,0000-01-01,\nb,,0001-01-01T00:00:00+01:00\nc,0001-01-01,9999-12-30T23:59:59Z\nd,9999-12-31,\ne,2000-01-01,\n"
-    )
-    report = desk.load("users", "user_id,born,seen\n" + text)
-    assert [line[:2] for line in rejected(report)[1:]] == [
-        ["2", "born '0000-01-01' does not read as date"],
-        ["3", "seen '0001-01-01T00:00:00+01:00' does not read as instant"],
-    ]
-    days = pl.Series([-719_528, 2_932_896, 0, -(2**31), 2_932_897], dtype=pl.Int32).cast(pl.Date)
-    for unit, per_second in (("ms", 1_000), ("us", 1_000_000)):
-        far = -62_135_596_800 * per_second
-        seen = pl.Series([None, 253_402_214_400 * per_second - 1, far, 0, 0]).cast(pl.Datetime(unit))  # type: ignore[arg-type]
-        frame = pl.DataFrame({"user_id": list("abcde"), "born": days, "seen": seen})
-        frame.write_parquet(desk.folder / "file.parquet")
-        report = import_table(desk.tables, "users", desk.folder / "file.parquet", now=NOW)
-        assert rejected(report)[1:] == [
-            ["1", "born '0000-01-01' does not read as date", "a,0000-01-01,"],
-            [
-                "3",
-                "seen '0001-01-01T00:00:00Z' does not read as instant",
-                "c,1970-01-01,0001-01-01T00:00:00Z",
-            ],
-            [
-                "4",
-                "born '-5877641-06-23' does not read as date",
-                "d,-5877641-06-23,1970-01-01T00:00:00.000000Z",
-            ],
-            ["5", "born '10000-01-01' does not read as date", "e,10000-01-01,1970-01-01T00:00:00.000000Z"],
-        ]
-    assert all(row for row in desk.rows("users"))
 
 
 def test_the_same_rows_in_every_format(desk: Desk) -> None:

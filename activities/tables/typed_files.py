@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from activities.tables.encodings import file_readable, head_of, require_size
-from activities.tables.inference import as_text, no_json
+from activities.tables.inference import as_text, no_json, read_as
 from activities.tables.reading import LINE, Sheet, Unfit, check_names
 from activities.tables.rejects import Reject
 from activities.tables.schema import (
@@ -20,7 +20,6 @@ from activities.tables.schema import (
     FIRST_INSTANT,
     LAST_DATE,
     LAST_INSTANT,
-    PRICE,
     VERSION,
     kind_of,
 )
@@ -35,6 +34,11 @@ CASTS: dict[type[pl.DataType], pl.DataType] = {
     pl.Boolean: pl.Boolean(),
 }
 """Parquet's types that a cast alone brings to a kind's dtype."""
+
+IDS = {"user_id", "device_id", "event_id"}
+"""Columns of ids. Programs that know no missing integer, such as pandas, write whole ids as floats."""
+
+NO_ID = "is no id: a number has to be whole, and exact"
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 PER_SECOND = {"ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
@@ -133,7 +137,13 @@ def read_parquet(path: Path) -> Sheet:
         raise ImportRefused.together(refused)
     numbered = pl.int_range(1, frame.height + 1, dtype=pl.Int64, eager=True).alias(LINE)
     textual = frozenset(column.name for column in columns if column.dtype == pl.String)
-    return Sheet(pl.DataFrame([numbered, *columns]).lazy(), frame.height, textual=textual, unfit=unfit)
+    warnings = [
+        f"the column {column.name!r} holds numbers of type {column.dtype}: they were read as whole ones, 1.0 as '1'"
+        for column in frame
+        if _is_inexact_id(column) and column.count()
+    ]
+    rows = pl.DataFrame([numbered, *columns]).lazy()
+    return Sheet(rows, frame.height, textual=textual, unfit=unfit, warnings=warnings)
 
 
 def _object(raw: bytes) -> dict[str, object]:
@@ -178,7 +188,8 @@ def _cell(path: Path, line: int, key: str, value: object) -> str | None:
         # Written numbers become strings, which is what lists hold.
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, dict) and set(value) == {"amount", "currency"}:
-        return f"{value['amount']} {value['currency']}"
+        parts = value["amount"], value["currency"]
+        return None if parts == (None, None) else " ".join("null" if part is None else str(part) for part in parts)
     raise ImportRefused(
         f"{path}:{line}: {key!r} holds {'an object' if isinstance(value, dict) else 'a list of lists or objects'}",
         hint=f"Give each value a key of its own, such as {key + '_name'!r}.",
@@ -187,8 +198,14 @@ def _cell(path: Path, line: int, key: str, value: object) -> str | None:
 
 def _column(path: Path, column: pl.Series, unfit: dict[str, dict[int, Unfit]]) -> pl.Series:
     """Bring a column to one of the dtypes of `DTYPES`, and note the values that do not fit, which become null."""
+    given = column
     try:
-        read = _read(column)
+        if _is_struct(column.dtype, "amount", "currency"):
+            # As text, a price is judged here as it is in a delimited file.
+            given = _price_texts(column)
+            read: pl.Series | None = read_as(given, "price")
+        else:
+            read = _read(column)
     except pl.exceptions.PolarsError as error:
         raise ImportRefused(
             f"{path}: the column {column.name!r} cannot be taken: {str(error).splitlines()[0]}"
@@ -198,9 +215,9 @@ def _column(path: Path, column: pl.Series, unfit: dict[str, dict[int, Unfit]]) -
             f"{path}: the column {column.name!r} is of type {column.dtype}, which no table holds",
             hint="Write it as text, a number, a date, an instant, or a list of strings.",
         )
-    if len(lost := (read.is_null() & column.is_not_null()).arg_true()):
-        wrong = f"does not read as {kind_of(read.dtype)}"
-        cells = (Unfit(text, wrong) for text in _texts(column.gather(lost)))
+    if len(lost := (read.is_null() & given.is_not_null()).arg_true()):
+        wrong = NO_ID if _is_inexact_id(column) else f"does not read as {kind_of(read.dtype)}"
+        cells = (Unfit(text, wrong) for text in _texts(given.gather(lost)))
         unfit[column.name] = dict(zip(lost, cells, strict=True))
     return read
 
@@ -210,19 +227,52 @@ def _read(column: pl.Series) -> pl.Series | None:
     dtype = column.dtype
     if cast := CASTS.get(dtype.base_type()):
         return column.cast(cast)
+    if _is_inexact_id(column):
+        return _whole(column)
     if dtype.is_float() or dtype.is_decimal():
         number = column.cast(pl.Float64)
         return number.set(~number.is_finite(), None)
     if isinstance(dtype, pl.Date | pl.Datetime):
         return _in_the_calendar(column)
     if isinstance(dtype, pl.List) and not isinstance(dtype.inner, pl.List | pl.Struct | pl.Array):
-        return column.cast(DTYPES["list"])
-    if isinstance(dtype, pl.Struct) and {part.name for part in dtype.fields} == {"amount", "currency"}:
-        return column.cast(PRICE)
+        return column.cast(DTYPES["list"]).list.drop_nulls()
     # The order that another program wrote beside the text of a version is not taken on trust.
-    if isinstance(dtype, pl.Struct) and {part.name for part in dtype.fields} == {"text", "order"}:
+    if _is_struct(dtype, "text", "order"):
         return as_text(column.cast(VERSION))
     return None
+
+
+def _is_struct(dtype: pl.DataType, *names: str) -> bool:
+    """Whether a type is a struct of just these fields."""
+    return isinstance(dtype, pl.Struct) and {part.name for part in dtype.fields} == set(names)
+
+
+def _is_inexact_id(column: pl.Series) -> bool:
+    """Whether a column holds ids as numbers that may have a fraction."""
+    return column.name in IDS and (column.dtype.is_float() or column.dtype.is_decimal())
+
+
+def _whole(column: pl.Series) -> pl.Series:
+    """Write whole numbers without a fraction, null for all others, and for those that a float may have rounded."""
+    if column.dtype.is_decimal():
+        texts = column.cast(pl.String).str.replace(r"\.0*$", "")
+        whole = ~texts.str.contains(".", literal=True)
+    else:
+        texts = column.cast(pl.Int64, strict=False).cast(pl.String)
+        exact = 2**24 if column.dtype == pl.Float32 else 2**53  # IEEE 754: the bits of the significand
+        whole = (column == column.round()) & (column.abs() < exact)
+    return pl.select(pl.when(whole).then(texts).alias(column.name)).to_series()
+
+
+def _price_texts(column: pl.Series) -> pl.Series:
+    """Write prices as a delimited file holds them; null where both the amount and the currency are missing."""
+    price = pl.col("price").struct
+    # A number with a fixed count of decimals ends in zeros, which say nothing.
+    amount = price.field("amount").cast(pl.String).str.replace(r"(\.[0-9]*?)0+$", "${1}").str.strip_suffix(".")
+    currency = price.field("currency").cast(pl.String)
+    missing = amount.is_null() & currency.is_null()
+    text = pl.when(~missing).then(amount.fill_null("null") + " " + currency.fill_null("null"))
+    return column.alias("price").to_frame().select(text.alias(column.name)).to_series()
 
 
 def _in_the_calendar(column: pl.Series) -> pl.Series:
