@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import json
 import re
 from datetime import UTC, datetime
@@ -140,7 +141,11 @@ def test_bad_quotes(tmp_path: Path) -> None:
         ("id,Plan,plan\n", "'Plan' and 'plan', which differ only in case"),
         ("a,a\n", "names 'a' twice"),
         ("id,,plan\n1,2,3\n", "column 2 has values and no name"),
-        ('"id\tx",b\n', "control character"),
+        ('"id\tx",b\n', r"holds a control character \(U\+0009\)"),
+        ("id,a\u00a0b\n", r"holds NO-BREAK SPACE \(U\+00A0\)"),
+        ("id,a\u200bb\n", r"holds ZERO WIDTH SPACE \(U\+200B\)"),
+        ("id,__delta_rs_source\n", "'__delta_rs_source' begins with '__delta_rs_'"),
+        ("id,__Delta_rs_path\n", "'__Delta_rs_path' begins with '__delta_rs_'"),
         ('"id,b\n', "never closed"),
     ],
 )
@@ -148,6 +153,37 @@ def test_files_that_are_refused(tmp_path: Path, data: bytes | str, message: str)
     """What cannot be read is refused whole, with what is wrong."""
     with pytest.raises(ImportRefused, match=message):
         delimited(written(tmp_path, data))
+
+
+@pytest.mark.parametrize("chunk", [7, 100])
+@pytest.mark.parametrize(("form", "limit"), [("a,b\n1,{}\n", 90), ('a,b\n1,"{}"\n', 90), ("a\n{}\n", 90)])
+def test_both_readers_take_the_same_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, limit: int, chunk: int
+) -> None:
+    """A cell of as many characters as one may have is taken by whichever reader, and a longer one by neither."""
+    monkeypatch.setattr(encodings, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(encodings, "LONGEST_LINE_BYTES", limit)
+    assert csv.field_size_limit(limit) == reading.CELL_LIMIT
+    try:
+        for cell, taken in (("é" * 44, True), ("x" * limit, True), ("é" * limit, True), ("x" * (limit + 1), False)):
+            for row_by_row in ("", "\n"):
+                path = written(tmp_path, form.format(cell) + row_by_row)
+                if taken:
+                    assert rows(delimited(path))[0][-1] == cell
+                else:
+                    with pytest.raises(ImportRefused, match=r"file\.csv:2: .* or a cell has over"):
+                        delimited(path)
+    finally:
+        csv.field_size_limit(reading.CELL_LIMIT)
+
+
+def test_long_cells_are_written_away_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are read one by one are held up to a number of characters, and all of them come, in their order."""
+    monkeypatch.setattr(reading, "PIECE_CHARACTERS", 250)
+    path = written(tmp_path, "id,note\n\n" + "".join(f"u{row},{'x' * 100}\n" for row in range(10)))
+    sheet = delimited(path)
+    assert [row[1] for row in rows(sheet)] == [f"u{row}" for row in range(10)]
+    assert len(list(tmp_path.glob("*/*.parquet"))) == 4
 
 
 def test_missing_and_unreadable_files(tmp_path: Path) -> None:

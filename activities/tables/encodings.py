@@ -15,7 +15,7 @@ from workflows.errors import ImportRefused
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 1 << 16
 LONGEST_LINE_BYTES = 1 << 24
-"""Of a line with quotes that is proven to be a row: a longer one is read as any other file."""
+"""Of a line with quotes, or a cell, in a file whose lines are proven to be rows: others are read one by one."""
 LARGEST_FILE_BYTES = 4_000_000_000
 """Largest file that is imported at once: the rows of one import are held in memory."""
 DELIMITERS = ",;\t"
@@ -249,9 +249,14 @@ def _unquoted_lines(path: Path, delimiter: bytes, width: int) -> int | None:
     """Count the lines of a file without quotes: without all but delimiters and line ends it has to be one pattern."""
     others = bytes(set(range(256)) - set(delimiter + b'"\0\n'))
     row = delimiter * (width - 1) + b"\n"
-    left, last, lines = b"", b"", 0
+    left, last, lines, cell = b"", b"", 0, 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
+            end = max(chunk.rfind(b"\n"), chunk.rfind(delimiter))
+            cell = len(chunk) - 1 - end if end >= 0 else cell + len(chunk)
+            # The cell that the chunk ends in goes on in the next one.
+            if cell >= LONGEST_LINE_BYTES - CHUNK_BYTES:
+                return None
             if chunk.endswith(b"\r"):
                 chunk += file.read(1)  # it may be parted from its line feed
             # A carriage return by itself is a line end to Python only.
@@ -287,7 +292,8 @@ def _quoted_lines(path: Path, delimiter: bytes, width: int) -> int | None:
             left += chunk
             cut = left.rfind(b"\n") + 1
             found = rows.match(left, 0, cut)
-            if found is None or found.end() < cut or len(left) - cut > LONGEST_LINE_BYTES:
+            # What is left goes on in the next chunk.
+            if found is None or found.end() < cut or len(left) - cut >= LONGEST_LINE_BYTES - CHUNK_BYTES:
                 return None
             lines += left.count(b"\n", 0, cut)
             left = left[cut:]

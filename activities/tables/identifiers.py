@@ -20,6 +20,7 @@ from activities.tables.encodings import file_readable, file_unchanged
 from activities.tables.reading import (
     DELIMITED,
     LINE,
+    PIECE_CHARACTERS,
     Layout,
     records,
     require_columns,
@@ -209,13 +210,15 @@ def _scan(layout: Layout, index: int, folder: Path) -> _File:
 def _pieces(layout: Layout, index: int) -> Iterator[pl.DataFrame]:
     """Read the file exactly, in pieces of bounded size; at least one, perhaps empty."""
     taken: list[tuple[int, str | None, str | None, str | None]] = []
+    characters = 0
     for record in records(layout):
         cell = "" if record.fault else record.cells[index].strip()
         reason = record.fault or (None if cell else EMPTY)
         taken.append((record.line, cell or None, reason, record.text))
-        if len(taken) == PIECE_ROWS:
+        characters += len(record.text)
+        if len(taken) == PIECE_ROWS or characters > PIECE_CHARACTERS:
             yield pl.DataFrame(taken, schema=PIECE, orient="row")
-            taken = []
+            taken, characters = [], 0
     yield pl.DataFrame(taken, schema=PIECE, orient="row")
 
 

@@ -10,6 +10,7 @@ import csv
 import errno
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,14 @@ from typing import NamedTuple, TextIO
 
 import polars as pl
 
-from activities.tables.encodings import delimiter_of, encoding_of, file_readable, head_of, uniform
+from activities.tables.encodings import (
+    LONGEST_LINE_BYTES,
+    delimiter_of,
+    encoding_of,
+    file_readable,
+    head_of,
+    uniform,
+)
 from activities.tables.rejects import Reject
 from workflows.errors import ImportRefused
 
@@ -30,12 +38,24 @@ INDEX = "\x1findex"
 
 DELIMITED = {".csv", ".txt", ".tsv", ".tab"}
 PIECE_ROWS = 50_000
-"""Rows of a file that polars cannot read, parsed before they are written away."""
+"""Rows of a file that polars cannot read, held before they are written away."""
 CELLS_AT_ONCE = 3_000_000
 """Cells of a file that are held as text together: some 40 bytes each."""
 
 COLUMN_LIMIT = 1_000
 """Most columns of a file: each row pays for all of them, in memory and on disk."""
+
+CELL_LIMIT = LONGEST_LINE_BYTES
+"""Longest cell of a delimited file in characters: a quote that is never closed is known by it, in bounded memory. What
+polars reads has no cell of so many bytes, so that both readers take the same cells."""
+# Of Python's reader, whose own limit of 131,072 polars does not have.
+csv.field_size_limit(CELL_LIMIT)
+
+PIECE_CHARACTERS = 4 * CELL_LIMIT
+"""Characters of rows that polars cannot read, held before they are written away."""
+
+OF_DELTA = "__delta_rs_"
+"""How the names begin that Delta's merge gives to tables and columns of its own (deltalake 1.6)."""
 
 TWICE = "Give each column a name of its own."
 
@@ -293,7 +313,7 @@ def _read_exactly(layout: Layout, names: list[str], rejects: list[Reject], folde
     """Read any file row by row into files of some rows each, put aside those that cannot be taken, count the others."""
     schema = {**dict.fromkeys(names, pl.String()), LINE: pl.Int64()}
     taken: list[list[str | int]] = []
-    height = 0
+    height = characters = 0
 
     def write() -> None:
         piece = pl.DataFrame(taken, schema=schema, orient="row")
@@ -305,9 +325,11 @@ def _read_exactly(layout: Layout, names: list[str], rejects: list[Reject], folde
             rejects.append(Reject(record.line, record.fault, record.text))
             continue
         taken.append([*record.cells, record.line])
-        if len(taken) == PIECE_ROWS:
+        characters += len(record.text)
+        if len(taken) == PIECE_ROWS or characters > PIECE_CHARACTERS:
             write()
             height += len(taken)
+            characters = 0
             taken.clear()
     write()
     return height + len(taken)
@@ -345,8 +367,12 @@ def check_names(path: Path, names: Iterable[str]) -> None:
 
 def _unusable(name: str) -> str:
     """Say why a column cannot be called so; empty when it can."""
-    if not name.isprintable():
-        return f"the column name {name!r} holds a control character"
+    if odd := next((character for character in name if not character.isprintable()), ""):
+        # Control characters have no name (Unicode 4.8), and a no-break space looks like any other.
+        known = unicodedata.name(odd, "a control character")
+        return f"the column name {name!r} holds {known} (U+{ord(odd):04X})"
+    if name.lower().startswith(OF_DELTA):
+        return f"the column name {name!r} begins with {OF_DELTA!r}, as names of the table format's own do"
     # Polars takes such a name for a pattern that stands for several columns.
     if name == "*" or (name.startswith("^") and name.endswith("$")):
         return f"{name!r} cannot be the name of a column"
@@ -412,7 +438,7 @@ def _fault(path: Path, line: int, said: str) -> str:
     """Word what Python's reader found, and refuse what leaves the rest of the file in doubt."""
     if "unexpected end" in said or "field larger" in said:
         raise ImportRefused(
-            f"{path}:{line}: a quote opened in this row is never closed, or a cell has over 131,072 characters",
+            f"{path}:{line}: a quote opened in this row is never closed, or a cell has over {CELL_LIMIT:,} characters",
             hint="Close the quote; a quote inside a cell is written twice.",
         )
     return "a quote inside a cell is not written twice" if "expected after" in said else said
