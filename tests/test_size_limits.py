@@ -9,8 +9,8 @@ import pytest
 
 from activities.documents.reading import MAX_FILE_BYTES, read_documents
 from activities.tables.encodings import LARGEST_FILE_BYTES
+from activities.tables.headers import COLUMN_LIMIT
 from activities.tables.imports import import_table
-from activities.tables.reading import COLUMN_LIMIT
 from tests.house import House
 from tests.test_fuzz import NOW, check_and_render, import_bytes, in_time, read_and_check, small_house
 from workflows.errors import DefinitionError, ImportRefused

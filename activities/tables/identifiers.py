@@ -17,13 +17,13 @@ from pydantic import BaseModel, ConfigDict
 
 from activities.tables.delta import reaching
 from activities.tables.encodings import file_readable, file_unchanged
+from activities.tables.headers import require_columns
 from activities.tables.reading import (
     DELIMITED,
     LINE,
     PIECE_CHARACTERS,
     Layout,
     records,
-    require_columns,
     room_in,
     scan_clean,
     scan_lines,

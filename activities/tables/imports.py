@@ -18,8 +18,9 @@ from activities.tables.changes import check_columns
 from activities.tables.columns import Columns, type_columns
 from activities.tables.delta import COLUMNS, MergeReport, Tables
 from activities.tables.encodings import file_readable, file_unchanged
+from activities.tables.headers import require_columns
 from activities.tables.inference import as_text
-from activities.tables.reading import DELIMITED, LINE, Sheet, read_delimited, records, require_columns, scan_lines
+from activities.tables.reading import DELIMITED, LINE, Sheet, read_delimited, records, scan_lines
 from activities.tables.rejects import Reject, write_rejects
 from activities.tables.schema import Kind
 from activities.tables.stored import DEAD_ADDRESS, DEAD_SINCE

@@ -10,11 +10,9 @@ import csv
 import errno
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -28,6 +26,7 @@ from activities.tables.encodings import (
     head_of,
     uniform,
 )
+from activities.tables.headers import check_names
 from activities.tables.rejects import Reject
 from workflows.errors import ImportRefused
 
@@ -42,9 +41,6 @@ PIECE_ROWS = 50_000
 CELLS_AT_ONCE = 3_000_000
 """Cells of a file that are held as text together: some 40 bytes each."""
 
-COLUMN_LIMIT = 1_000
-"""Most columns of a file: each row pays for all of them, in memory and on disk."""
-
 CELL_LIMIT = LONGEST_LINE_BYTES
 """Longest cell of a delimited file in characters: a quote that is never closed is known by it, in bounded memory. What
 polars reads has no cell of so many bytes, so that both readers take the same cells."""
@@ -53,11 +49,6 @@ csv.field_size_limit(CELL_LIMIT)
 
 PIECE_CHARACTERS = 4 * CELL_LIMIT
 """Characters of rows that polars cannot read, held before they are written away."""
-
-OF_DELTA = "__delta_rs_"
-"""How the names begin that Delta's merge gives to tables and columns of its own (deltalake 1.6)."""
-
-TWICE = "Give each column a name of its own."
 
 # Polars scans a CSV in chunks whose size grows with the file's, and holds many: 300 MB of a file of 300 MB. It has no
 # argument for that, only a variable. With this one the same scan holds 60 MB and takes no longer (polars 2.1.0).
@@ -333,79 +324,6 @@ def _read_exactly(layout: Layout, names: list[str], rejects: list[Reject], folde
             taken.clear()
     write()
     return height + len(taken)
-
-
-def check_names(path: Path, names: Iterable[str]) -> None:
-    """Refuse a header that names a column twice, or in characters that cannot be typed.
-
-    Args:
-        path: The file, for the message.
-        names: The column names; an empty one is passed over.
-
-    Raises:
-        ImportRefused: Names cannot be used, each of which is told, or there are too many.
-    """
-    if len(given := list(names)) > COLUMN_LIMIT:
-        raise ImportRefused(
-            f"{path}: the header names {len(given):,} columns; a file may have at most {COLUMN_LIMIT}",
-            hint="Import the columns that journeys use.",
-        )
-    seen: dict[str, str] = {}
-    found: dict[str, ImportRefused] = {}
-    for name in filter(None, given):
-        if wrong := _unusable(name):
-            found[name] = ImportRefused(f"{path}: {wrong}", hint="Rename the column.")
-        elif (twin := seen.setdefault(name.lower(), name)) != name:
-            found[name] = ImportRefused(
-                f"{path}: the header names {twin!r} and {name!r}, which differ only in case", hint=TWICE
-            )
-        elif given.count(name) > 1:
-            found[name] = ImportRefused(f"{path}: the header names {name!r} twice", hint=TWICE)
-    if found:
-        raise ImportRefused.together(list(found.values()))
-
-
-def _unusable(name: str) -> str:
-    """Say why a column cannot be called so; empty when it can."""
-    if odd := next((character for character in name if not character.isprintable()), ""):
-        # Control characters have no name (Unicode 4.8), and a no-break space looks like any other.
-        known = unicodedata.name(odd, "a control character")
-        return f"the column name {name!r} holds {known} (U+{ord(odd):04X})"
-    if name.lower().startswith(OF_DELTA):
-        return f"the column name {name!r} begins with {OF_DELTA!r}, as names of the table format's own do"
-    # Polars takes such a name for a pattern that stands for several columns.
-    if name == "*" or (name.startswith("^") and name.endswith("$")):
-        return f"{name!r} cannot be the name of a column"
-    return ""
-
-
-def require_columns(path: Path, found: list[str], required: Iterable[str]) -> None:
-    """Refuse a file that lacks columns.
-
-    Args:
-        path: The file, for the message.
-        found: Its columns.
-        required: The columns it has to have.
-
-    Raises:
-        ImportRefused: Some are missing; the message quotes the header and names the nearest column to each.
-    """
-    lower = {column.lower(): column for column in found}
-    missing = []
-    for name in dict.fromkeys(required):
-        if name in found:
-            continue
-        near = get_close_matches(name, lower, n=1, cutoff=0.5)
-        missing.append(
-            ImportRefused(
-                f"{path}: there is no column {name!r}; the header is: {', '.join(map(repr, found))}",
-                hint=f"Rename {lower[near[0]]!r} to {name!r}, if that is what it holds."
-                if near
-                else "The first line of the file has to name the columns.",
-            )
-        )
-    if missing:
-        raise ImportRefused.together(missing)
 
 
 def _records(path: Path, encoding: str, delimiter: str, width: int | None) -> Iterator[Record]:

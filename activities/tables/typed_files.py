@@ -11,8 +11,9 @@ from pathlib import Path
 import polars as pl
 
 from activities.tables.encodings import file_readable, head_of, require_size
+from activities.tables.headers import check_names
 from activities.tables.inference import as_text, no_json, read_as
-from activities.tables.reading import LINE, Sheet, Unfit, check_names
+from activities.tables.reading import LINE, Sheet, Unfit
 from activities.tables.rejects import Reject
 from activities.tables.schema import (
     DTYPES,
