@@ -198,8 +198,8 @@ def _judge(path: Path, sheet: Sheet, typed: Columns, required: Iterable[str]) ->
     if not faults:
         return None, sorted(rejects)
     bad = sorted(faults)
-    rows = sheet.rows(bad)
-    rejects += map(Reject, rows.get_column(LINE), ("; ".join(faults[row]) for row in bad), _texts(path, sheet, rows, bad))
+    rows, reasons = sheet.rows(bad), ("; ".join(faults[row]) for row in bad)
+    rejects += map(Reject, rows.get_column(LINE), reasons, _texts(path, sheet, rows, bad))
     good = pl.repeat(True, typed.frame.height, dtype=pl.Boolean, eager=True).scatter(bad, False)
     return good, sorted(rejects)
 
