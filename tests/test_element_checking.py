@@ -97,6 +97,14 @@ FAULTS = {
         journey(AUDIENCE, "  one: {kind: update-user, set: {age: {attribute: agee}}, next: done}"),
         ("unknown-attribute", "elements.one.set.age.attribute"),
     ),
+    "update of an attribute that differs in case": (
+        journey(AUDIENCE, "  one: {kind: update-user, set: {Age: 7}, next: done}"),
+        ("bad-name", "elements.one.set.Age"),
+    ),
+    "update of an attribute that no column can be called": (
+        journey(AUDIENCE, "  one: {kind: update-user, set: {__delta_rs_source: x}, next: done}"),
+        ("bad-name", "elements.one.set.__delta_rs_source"),
+    ),
     "update of the user's id": (
         journey(AUDIENCE, "  one: {kind: update-user, set: {user_id: x}, next: done}"),
         ("misplaced", "elements.one.set.user_id"),

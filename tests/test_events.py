@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,8 @@ async def test_what_cannot_be_taken_is_refused(house: House) -> None:
         ("u1", "sign_up", {"text": "\0"}),
         ("u1", "sign_up", {"number": float("nan")}),
         ("u1", "sign_up", {"": 1}),
+        ("u1", "sign_up", {"*": 1}),
+        ("u1", "sign_up", {"__delta_rs_path": 1}),
         ("", "push_opened", {"push_id": "none"}),
     ]
     for user, name, values in wrong:
@@ -161,6 +163,9 @@ async def test_what_cannot_be_taken_is_refused(house: House) -> None:
             await engine.event(user, name, properties=values, client=client)
     with pytest.raises(RefusedError, match="no zone"):
         await engine.event("u1", "sign_up", at=datetime(2027, 1, 1), client=client)
+    for at in (datetime(1, 1, 1, tzinfo=UTC), datetime.max.replace(tzinfo=timezone(timedelta(hours=-5)))):
+        with pytest.raises(RefusedError, match="outside the calendar"):
+            await engine.event("u1", "sign_up", at=at, client=client)
     assert rows(house, taken) == []
     assert table_rows(house) == []
 

@@ -12,6 +12,7 @@ from yarl import URL
 from activities.push.messages import message_faults, message_texts, names_used, texts_faults
 from activities.segments.checking import check_attribute, check_comparison, check_condition
 from activities.segments.comparisons import comparable
+from activities.tables.headers import unusable
 from activities.tables.inference import kind_by_name
 from activities.tables.properties import typed_row
 from activities.tables.schema import Kind, Schema
@@ -179,6 +180,12 @@ def _update_faults(journey: _Journey, element: UpdateUser, name: str, at: Place)
         if attribute == "user_id":
             faults.append(_fault("misplaced", place, "`user_id` names the user and is never changed"))
             continue
+        twin = next((known for known in users if known != attribute and known.lower() == attribute.lower()), None)
+        if wrong := unusable(attribute):
+            faults.append(_fault("bad-name", place, wrong, "call the attribute otherwise"))
+        elif twin is not None and attribute not in users:
+            message = f"{attribute!r} differs only in case from the attribute {twin!r}"
+            faults.append(_fault("bad-name", place, message, f"write {twin}"))
         kind = users.get(attribute)
         if not isinstance(value, str):
             other, found = journey.value_faults(value, place, name)

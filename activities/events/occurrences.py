@@ -15,10 +15,11 @@ from activities.records.rows import instant
 from activities.segments.facts import ENTRY, USER, Facts
 from activities.segments.predicates import event_predicate
 from activities.tables.delta import COLUMNS
+from activities.tables.headers import unusable
 from activities.tables.imports import EVENT_ID_CHARACTERS, ID_LIMIT
 from activities.tables.inference import read_as
 from activities.tables.properties import as_cell, typed_row
-from activities.tables.schema import DTYPES, Kind, kind_of
+from activities.tables.schema import DTYPES, FIRST_INSTANT, LAST_INSTANT, Kind, kind_of
 from workflows.conditions import Condition, compares_with
 from workflows.contracts import EventGiven
 from workflows.errors import DefinitionError, RefusedError
@@ -84,6 +85,11 @@ def occurrence(given: EventGiven, taken_at: datetime) -> Occurrence:
         raise RefusedError(
             f"the instant {at.isoformat()} has no zone: write it as 2027-03-31T10:00:00Z", code="no-zone"
         )
+    if not FIRST_INSTANT <= at <= LAST_INSTANT:
+        raise RefusedError(
+            f"the instant {at.isoformat()} lies outside the calendar of every zone: say when it happened",
+            code="wrong-event",
+        )
     said = [given.user_id, given.event, instant(at), values]
     try:
         text = json.dumps(said, sort_keys=True, ensure_ascii=False, allow_nan=False)
@@ -97,8 +103,10 @@ def occurrence(given: EventGiven, taken_at: datetime) -> Occurrence:
 
 def _require_property(name: str, value: Any) -> None:
     """Refuse a property that no table can hold."""
-    if not name.strip() or not name.isprintable() or len(name) > ID_LIMIT:
+    if not name.strip() or len(name) > ID_LIMIT:
         raise RefusedError(f"{name[:40]!r} is no name of a property", code="wrong-event")
+    if wrong := unusable(name):
+        raise RefusedError(wrong, code="wrong-event", hint="call the property otherwise")
     if name.lower() in COLUMNS["events"]:
         raise RefusedError(
             f"a property cannot be called {name!r}: events have that column already",

@@ -36,7 +36,7 @@ def check_names(path: Path, names: Iterable[str]) -> None:
     seen: dict[str, str] = {}
     found: dict[str, ImportRefused] = {}
     for name in filter(None, given):
-        if wrong := _unusable(name):
+        if wrong := unusable(name):
             found[name] = ImportRefused(f"{path}: {wrong}", hint="Rename the column.")
         elif (twin := seen.setdefault(name.lower(), name)) != name:
             found[name] = ImportRefused(
@@ -48,8 +48,8 @@ def check_names(path: Path, names: Iterable[str]) -> None:
         raise ImportRefused.together(list(found.values()))
 
 
-def _unusable(name: str) -> str:
-    """Say why a column cannot be called so; empty when it can."""
+def unusable(name: str) -> str:
+    """Say why a column of a table cannot be called so; empty when it can."""
     if odd := next((character for character in name if not character.isprintable()), ""):
         # Control characters have no name (Unicode 4.8), and a no-break space looks like any other.
         known = unicodedata.name(odd, "a control character")
