@@ -13,7 +13,7 @@ from activities.records.reports import explain as explain_user
 from activities.segments.explaining import leaf_table
 from scripts.output import instant, json_option, people, print_json, print_table, wants_json
 from workers.engine import Engine
-from workflows.documents import BRANCH_LABELS, JourneyDocument
+from workflows.documents import BRANCH_LABELS, AudienceEntry, JourneyDocument
 from workflows.errors import NotFoundError
 
 REFUSALS = {
@@ -78,10 +78,12 @@ def _audience(engine: Engine, document: JourneyDocument, user: str) -> dict[str,
     segments, now = engine.stores.segments, datetime.now(UTC)
     versions, zone = segments.versions(), document.timezone or segments.zone
     references = segments.references(versions, zone=zone)
+    audiences = {name: entry.audience for name, entry in document.entries.items() if isinstance(entry, AudienceEntry)}
+    for audience in audiences.values():
+        references.require_fit(audience)
     return {
         name: leaf_table(audience, segments.snapshot(versions), as_of=now, zone=zone, resolve=references, user_id=user)
-        for name, entry in document.entries.items()
-        if (audience := getattr(entry, "audience", None)) is not None
+        for name, audience in audiences.items()
     }
 
 
