@@ -46,6 +46,17 @@ def test_rejected_rows_of_no_other_import_are_lost(desk: Desk) -> None:
     assert len(list(aside.iterdir())) == len(texts)
 
 
+def test_the_same_rejects_are_kept_once(desk: Desk) -> None:
+    """Files of one name with the same rejected rows share a file of them, and other rows get one of their own."""
+    files = []
+    for number, text in enumerate(["user_id,age\na,1\n,2\n", "user_id,age\nb,1\n,2\n", "user_id,age\na,1\n,3\n"]):
+        (desk.folder / str(number)).mkdir()
+        path, aside = desk.file(text, f"{number}/users.csv"), desk.folder / "aside"
+        files.append(import_table(desk.tables, "users", path, now=NOW, rejects_dir=aside).rejects_file)
+    assert files[0] == files[1] != files[2]
+    assert len(list((desk.folder / "aside").iterdir())) == 2
+
+
 def test_rejected_rows_of_imports_at_once_are_all_there(tmp_path: Path) -> None:
     """Many imports that write their rejects at one moment each find a name, and all rows are there in the end."""
     with ThreadPoolExecutor(8) as pool:

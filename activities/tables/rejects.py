@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import filecmp
+import glob
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -41,7 +44,7 @@ def keep_rejects(source: Path, folder: Path | None, now: datetime, write: Callab
 
     Returns:
         The file's name: `users.20260301T093000Z.rejects.csv`, or `users.20260301T093000Z-2.rejects.csv` where that is
-        there already.
+        there already; or that of an earlier import of such a file, where these very rows are in it.
 
     Raises:
         ImportRefused: The file cannot be written, in place of the operating system's error.
@@ -53,6 +56,11 @@ def keep_rejects(source: Path, folder: Path | None, now: datetime, write: Callab
         folder.mkdir(parents=True, exist_ok=True)
         try:
             write(unfinished)
+            # A list that is saved again and again has the same strangers each time.
+            for earlier in folder.glob(f"{glob.escape(stem)}.*.rejects.csv"):
+                with suppress(FileNotFoundError):
+                    if filecmp.cmp(earlier, unfinished, shallow=False):
+                        return str(earlier)
             return str(_named(unfinished, f"{stem}.{now.astimezone(UTC):%Y%m%dT%H%M%SZ}"))
         finally:
             unfinished.unlink(missing_ok=True)
