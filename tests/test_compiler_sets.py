@@ -179,6 +179,22 @@ def test_explanation_of_each_leaf(tables: Tables) -> None:
     assert nested["children"][0]["text"] == "plan in paid, pro"
 
 
+@pytest.mark.parametrize(
+    ("values", "total"),
+    [([2**63 - 1, 1], 2**63), ([-(2**63), -1], -(2**63) - 1), ([2**63 - 1, 2**63 - 1, -(2**63)], 2**63 - 2)],
+)
+def test_sums_of_integers_are_exact(values: list[int], total: int) -> None:
+    """A sum of integers does not wrap round, upwards or downwards, whether users are selected by it or it is shown."""
+    events = [{"user_id": "a", "event": "buy", "at": NOON, "qty": value} for value in values]
+    tables = Tables({"events": {"qty": "integer"}}, [{"user_id": "a"}, {"user_id": "none"}], [], events)
+    sign = "more_than: 0" if total > 0 else "less_than: 0"
+    text = f"{{event: buy, sum: {{property: qty, {sign}}}}}"
+    assert tables.select(text) == ["a"]
+    assert tables.select(f"{{not: {text}}}") == ["none"]
+    tree = leaf_table(condition(text), tables.snapshot, as_of=NOON, zone="UTC", resolve=tables, user_id="a")
+    assert (tree["value"], tree["true"]) == (total, True)
+
+
 def test_explanation_of_a_stranger(tables: Tables) -> None:
     """Nobody is explained who is no user: `not` would call him a member."""
     with pytest.raises(NotFoundError, match="no user 'stranger'"):

@@ -14,6 +14,9 @@ from activities.tables.schema import Kind
 from workflows.conditions import SumTest
 from workflows.errors import DefinitionError, Fault
 
+SUMS: dict[Kind, pl.DataType] = {"integer": pl.Int128(), "number": pl.Float64(), "price": pl.Decimal(38, 4)}
+"""The dtype of a sum of each kind, exact but for numbers. A bound of another dtype would have every sum cast."""
+
 
 def sum_plan(events: pl.LazyFrame, test: SumTest, kind: Kind | None) -> Plan:
     """Compile a test of a sum.
@@ -33,9 +36,7 @@ def sum_plan(events: pl.LazyFrame, test: SumTest, kind: Kind | None) -> Plan:
     holds_of_nothing = all(RELATIONS[word](0, bound) for word, bound in bounds)
     if kind is None:
         return Rows(ALWAYS if holds_of_nothing else NEVER)
-    # Sums of amounts have four decimals; a literal of another scale would have each of them cast.
-    dtype = pl.Decimal(38, 4) if kind == "price" else None
-    holds = every(RELATIONS[word](pl.col("sum"), pl.lit(bound, dtype=dtype)) for word, bound in bounds)
+    holds = every(RELATIONS[word](pl.col("sum"), pl.lit(bound, dtype=SUMS[kind])) for word, bound in bounds)
     found = _sums(events, test, kind).filter(~holds if holds_of_nothing else holds)
     return Member(found.select("user_id"), inside=not holds_of_nothing)
 
@@ -51,12 +52,17 @@ def shown_sum(events: pl.LazyFrame, test: SumTest, kind: Kind | None) -> Any:
 
 
 def _sums(events: pl.LazyFrame, test: SumTest, kind: Kind) -> pl.LazyFrame:
-    """Give `user_id` and `sum` of users who have events with the property, a price in the currency compared with."""
+    """Give `user_id` and `sum` of users who have events with the property, a price in the currency compared with.
+
+    The sum has the dtype that `SUMS` says for the kind.
+    """
     value = pl.col(test.property)
     if kind == "price":
         events = events.filter(value.struct.field("currency") == pl.lit(_currency(test)))
         value = value.struct.field("amount")
-    return events.filter(value.is_not_null()).group_by("user_id").agg(value.sum().alias("sum"))
+    # Int64 wraps round at 2^63. It is widened behind the filter, so that only what is summed is.
+    added = value.cast(pl.Int128) if kind == "integer" else value
+    return events.filter(value.is_not_null()).group_by("user_id").agg(added.sum().alias("sum"))
 
 
 def _bounds(test: SumTest, kind: Kind | None) -> list[tuple[str, Any]]:
