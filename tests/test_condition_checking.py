@@ -100,6 +100,17 @@ FAULTS = [
         "bad-pattern match.matches",
         "'(' is no regular expression: unclosed group … regex",
     ),
+    ("{attribute: plan, matches: '(?=a)'}", "bad-pattern match.matches", "look-around, including … look-around"),
+    (
+        r"{attribute: plan, matches: '\w{210}'}",
+        "bad-pattern match.matches",
+        r"'\\w{210}' is too large a regular expression: compiled it exceeds 10485760 bytes … repeat less often",
+    ),
+    (
+        "{attribute: plan, matches: 'k{50000}', ignore_case: true}",
+        "bad-pattern match.matches",
+        "'k{50000}' is too large a regular expression with `ignore_case: true` … repeat less often",
+    ),
     (
         "{attribute: age, between: [65, 18]}",
         "empty-range match",
@@ -153,6 +164,8 @@ def test_fault(text: str, place: str, told: str) -> None:
         "{event: never-seen, where: {property: qty, more_than: {attribute: age}}}",
         "{event: buy, where: {property: sent, within_last: 3d}, older_than: 90s}",
         "{event: buy, sum: {property: qty, at_least: 3}, before: {attribute: trial_ends}}",
+        "{attribute: plan, matches: 'k{50000}'}",
+        "{attribute: plan, matches: 'k{50000}', ignore_case: false}",
         "{segment: vip@7}",
         "{file: any.csv, column: hwid, identifier: device_id}",
         "{everyone: true}",

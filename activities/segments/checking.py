@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterable
 from typing import Any, Literal, TypeAlias
 
 import polars as pl
 from polars.exceptions import PolarsError
 
-from activities.segments.comparisons import TAKES, TAKES_SUM, comparable
+from activities.segments.comparisons import TAKES, TAKES_SUM, comparable, pattern_run
 from activities.segments.nesting import PARTS_LIMIT
 from activities.segments.values import EXAMPLES, Price, Scalar, read_value
 from activities.tables.schema import KINDS, Kind, Schema
@@ -64,6 +65,8 @@ _INSTEAD = {
 }
 """What to write in place of an operator that does not take the type."""
 
+_SIZE_LIMIT = re.compile(r"size limit of (\d+) bytes")
+"""What polars says of a regular expression that is too large once it is compiled."""
 
 def check_condition(
     condition: Condition,
@@ -264,17 +267,24 @@ class _Checker:
                 if kind == "date" and duration(text).seconds:
                     self.fault("wrong-type", at, f"{text!r} is no whole number of days, and a date has no time of day")
             case "matches", pattern:
-                self.pattern(pattern, at)
+                self.pattern(pattern, isinstance(node, Comparison) and node.ignores_case, at)
             case _, tuple():
                 for place, item in enumerate(value):
                     self.value(item, kind, (*at, place), subject)
             case _:
                 self.value(value, kind, at, subject)
 
-    def pattern(self, pattern: str, at: Path) -> None:
+    def pattern(self, pattern: str, folds: bool, at: Path) -> None:
+        """Check a regular expression by compiling what will be run."""
         try:
-            pl.Series([""]).str.contains(pattern, literal=False)
+            pl.Series([""]).str.contains(pattern_run(pattern, folds), literal=False)
         except PolarsError as error:
+            if limit := _SIZE_LIMIT.search(str(error)):
+                case = " with `ignore_case: true`" if folds else ""
+                message = f"{pattern!r} is too large a regular expression{case}: compiled it exceeds {limit[1]} bytes"
+                hint = r"repeat less often, or write `[a-z]` and `[0-9]` for `\w` and `\d`, which hold all of Unicode"
+                self.fault("bad-pattern", at, message, hint)
+                return
             lines = [line.strip() for line in str(error).splitlines() if line.strip().startswith("error:")]
             reason = lines[0].removeprefix("error: ") if lines else "it cannot be read"
             hint = "look-around and back-references are not known: https://docs.rs/regex/latest/regex/#syntax"

@@ -261,7 +261,7 @@ class _Comparer:
     def in_text(self, word: str, value: str | Reference) -> pl.Expr:
         """Look into a string."""
         if word == "matches":
-            return self.term.expr.str.contains(f"(?i){value}" if self.folds else str(value), literal=False)
+            return self.term.expr.str.contains(pattern_run(str(value), self.folds), literal=False)
         text, sought = self.folded(self.term.expr), self.sought(value)
         if word == "contains":
             return text.str.contains(sought, literal=True)
@@ -337,6 +337,19 @@ class _Comparer:
     def folded(self, text: pl.Expr) -> pl.Expr:
         """Give a text as it is compared."""
         return text.str.to_lowercase() if self.folds else text
+
+
+def pattern_run(pattern: str, folds: bool) -> str:
+    """Give the regular expression that is run for `matches`.
+
+    Args:
+        pattern: As the document has it.
+        folds: Whether upper and lower case count as the same, which can make the compiled expression too large.
+
+    Returns:
+        The pattern as polars takes it.
+    """
+    return f"(?i){pattern}" if folds else pattern
 
 
 def comparable(kind: Kind, other: Kind) -> bool:
