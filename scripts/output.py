@@ -71,9 +71,14 @@ def enumerated(numbers: Mapping[str, int]) -> str:
 
 
 def print_json(value: BaseModel | dict[str, Any]) -> None:
-    """Print exactly one JSON object. Instants are RFC 3339 in UTC; absent is null."""
+    """Print exactly one JSON object. Instants are RFC 3339 in UTC; absent is null.
+
+    Raises:
+        ValueError: A number is NaN or infinite: no reader of JSON takes it, so that it has to be a text by now.
+    """
     data = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    click.echo(json.dumps(data, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+    indent = 2 if sys.stdout.isatty() else None
+    click.echo(json.dumps(data, ensure_ascii=False, allow_nan=False, indent=indent))
 
 
 def print_yaml(value: dict[str, Any]) -> None:

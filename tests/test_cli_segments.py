@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,16 @@ def test_an_explanation_agrees_with_the_evaluation(here: Commands) -> None:
     people = here("segment", "explain", "s", "u4").out
     assert "u4 is not in s" in people
     assert "17" in people
+
+
+@pytest.mark.parametrize(("rates", "shown"), [("1e308", "inf"), ("-1e308", "-inf")])
+def test_a_sum_beyond_floats_is_explained_in_valid_json(here: Commands, rates: str, shown: str) -> None:
+    """`explain --json` is JSON for any reader: a sum of numbers that left their range is shown as text."""
+    rows = "".join(f"e{place},u1,buy,2026-01-05T10:00:00Z,{rates}\n" for place in range(2))
+    here.write("events.csv", f"event_id,user_id,event,at,rate\n{rows}")
+    assert here("import", "events", "events.csv").status == 0
+    text = "{any: [{event: buy, sum: {property: rate, at_least: 1}}, {event: buy, sum: {property: rate, at_most: 1}}]}"
+    said = here("segment", "explain", "-", "u1", "--json", stdin=text)
+    tree = json.loads(said.out, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))["tree"]
+    assert [child["value"] for child in tree["children"]] == [shown, shown]
+    assert f"(is {shown})" in here("segment", "explain", "-", "u1", stdin=text).out

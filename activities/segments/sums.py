@@ -48,7 +48,7 @@ def shown_sum(events: pl.LazyFrame, test: SumTest, kind: Kind | None) -> Any:
     found = _sums(events, test, kind).collect().get_column("sum").to_list()
     if kind == "price":
         return shown({"amount": found[0] if found else Decimal(0), "currency": _currency(test)}, kind)
-    return found[0] if found else 0
+    return shown(found[0], kind) if found else 0
 
 
 def _sums(events: pl.LazyFrame, test: SumTest, kind: Kind) -> pl.LazyFrame:

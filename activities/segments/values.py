@@ -126,11 +126,14 @@ def shown(value: Any, kind: Kind) -> Any:
         kind: The kind of its column.
 
     Returns:
-        The value: prices as `19.99 EUR`, versions as written, dates and instants in ISO 8601.
+        The value: prices as `19.99 EUR`, versions as written, dates and instants in ISO 8601. A sum of numbers that
+        left the range of floats is the text `inf`, `-inf` or `nan`: JSON has no such numbers (RFC 8259 section 6).
     """
     if value is None:
         return None
     match kind:
+        case "number":
+            return value if math.isfinite(value) else str(value)
         case "price":
             amount = value["amount"]
             return None if amount is None else f"{_plain(amount)} {value['currency']}"
