@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -140,7 +141,9 @@ class Oracle:
                 if its == "price":
                     found = {"amount": found["amount"] * Decimal(item.times), "currency": found["currency"]}
                 else:
-                    found = found * float(item.times)
+                    product = Fraction(found) * Fraction(item.times)
+                    # Integers are exact; a number is the nearest float.
+                    found = product if kind == its == "integer" else float(product)
             return found, its
 
         def relates(relation: str, item: Any) -> bool:

@@ -171,6 +171,29 @@ def test_factor_is_exact() -> None:
     assert tables.select("{attribute: new, is: {attribute: old, times: 0.9}}") == ["90"]
 
 
+@pytest.mark.parametrize(
+    ("kinds", "spent", "budget", "factor", "smaller"),
+    [
+        (("integer", "integer"), 110, 100, "1.1", 109),
+        (("integer", "integer"), 7, 1, "7.000000", 6),
+        (("integer", "integer"), 2**62 - 1, 2**63 - 2, "0.5", 2**62 - 2),
+        (("integer", "integer"), -(2**63) + 2, -(2**63) + 2, "1", -(2**63) + 1),
+        (("integer", "number"), 110, 100.0, "1.1", 109),
+        (("number", "integer"), 110.0, 100, "1.1", 109.99999999999999),
+        (("number", "number"), 7.7, 7.0, "1.1", 7.6999999999999),
+        (("number", "number"), 1e308, 1e308, "0.9", 8.9e307),
+    ],
+)
+def test_factor_of_integers_and_numbers(
+    kinds: tuple[Kind, Kind], spent: Any, budget: Any, factor: str, smaller: Any
+) -> None:
+    """A factor is the decimal that was written: 110 is at least 1.1 times 100, and the value below is not."""
+    rows = [{"user_id": name, "spent": value, "budget": budget} for name, value in (("a", spent), ("b", smaller))]
+    tables = Tables({"users": {"spent": kinds[0], "budget": kinds[1]}}, rows)
+    assert tables.select(f"{{attribute: spent, at_least: {{attribute: budget, times: {factor}}}}}") == ["a"]
+    assert tables.select(f"{{attribute: spent, less_than: {{attribute: budget, times: {factor}}}}}") == ["b"]
+
+
 def test_column_that_no_table_has() -> None:
     """A column that an older table lacks is missing for everybody, never an error while users wait."""
     tables = Tables({}, [{"user_id": "a"}])

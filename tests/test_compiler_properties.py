@@ -48,6 +48,8 @@ WRITTEN: dict[Kind, list[str]] = {
     "price": [" ".join(money) for money in MONEY], "version": ["1.9", "1.10", "2"], "list": ["a", "A", "Ba", "zz"],
 }  # fmt: skip
 
+FACTORS = st.sampled_from([{}, {}, {"times": "0.9"}, {"times": "1.1"}, {"times": "999999.999999"}])
+
 
 @st.composite
 def comparisons(draw: st.DrawFn, kind: Kind, columns: dict[str, dict[str, Kind]]) -> dict[str, Any]:
@@ -59,8 +61,7 @@ def comparisons(draw: st.DrawFn, kind: Kind, columns: dict[str, dict[str, Kind]]
     def values(draw: st.DrawFn) -> Any:
         if names and draw(st.integers(0, 4)) == 0:
             key, name, its = draw(st.sampled_from(names))
-            factor = {"times": "0.9"} if its in {"integer", "number", "price"} and draw(st.booleans()) else {}
-            return {key: name} | factor
+            return {key: name} | (draw(FACTORS) if its in {"integer", "number", "price"} else {})
         return draw(st.sampled_from(WRITTEN[kind]))
 
     several = st.lists(values(), min_size=1, max_size=3)

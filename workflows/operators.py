@@ -121,7 +121,7 @@ class AttributeRef(Node):
     attribute: str
     """The attribute's name."""
     times: Factor | None = None
-    """A factor for numbers and prices, such as `0.9`."""
+    """A decimal factor for numbers and prices, such as `0.9`: exact for integers and prices."""
 
 
 class PropertyRef(Node):
@@ -130,7 +130,7 @@ class PropertyRef(Node):
     property: str
     """The property's name."""
     times: Factor | None = None
-    """A factor for numbers and prices, such as `0.9`."""
+    """A decimal factor for numbers and prices, such as `0.9`: exact for integers and prices."""
 
 
 class EntryRef(Node):
@@ -139,7 +139,7 @@ class EntryRef(Node):
     entry: str
     """The name of the entry event's property."""
     times: Factor | None = None
-    """A factor for numbers and prices, such as `0.9`."""
+    """A decimal factor for numbers and prices, such as `0.9`: exact for integers and prices."""
 
 
 Reference: TypeAlias = AttributeRef | PropertyRef | EntryRef

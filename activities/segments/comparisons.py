@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import polars as pl
 
 from activities.segments.clock import DAY, Clock, next_round
+from activities.segments.numbers import Relation, relate_numbers
 from activities.segments.values import Price, read_value
 from activities.tables.schema import Kind
 from workflows.errors import DefinitionError, Fault
@@ -35,9 +36,6 @@ _A_LEAP_YEAR = 2024
 
 FEW_TEXTS = 8
 """Up to so many texts are compared one by one: a Parquet reader does that in half the time of a look-up in a set."""
-
-Relation: TypeAlias = Callable[[Any, Any], pl.Expr]
-"""`operator.ge` and its like, applied to expressions."""
 
 RELATIONS: dict[str, Relation] = {
     "is": operator.eq,
@@ -221,12 +219,14 @@ class _Comparer:
             return self.relate_prices(relation, amount, other.expr.struct.field("currency"))
         if factor is not None and other.kind not in {"integer", "number"}:
             raise ValueError(f"`times` multiplies numbers and prices, not a value of the type {other.kind}")
+        if other.kind in {"integer", "number"}:
+            return relate_numbers(relation, (self.term.expr, self.term.kind), (other.expr, other.kind), factor)
         mine, theirs = _key(self.term), _key(other)
         if {self.term.kind, other.kind} == {"date", "instant"}:
             mine, theirs = self.day_of(self.term), self.day_of(other)
         if self.term.kind == "string":
             mine, theirs = self.folded(mine), self.folded(theirs)
-        return relation(mine, theirs if factor is None else theirs * float(factor))
+        return relation(mine, theirs)
 
     def relate_prices(self, relation: Relation, amount: pl.Expr, currency: pl.Expr) -> pl.Expr:
         """Compare amounts of one currency. Another currency is another value, and neither more nor less."""
