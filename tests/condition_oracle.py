@@ -141,9 +141,9 @@ class Oracle:
                 if its == "price":
                     found = {"amount": found["amount"] * Decimal(item.times), "currency": found["currency"]}
                 else:
-                    product = Fraction(found) * Fraction(item.times)
-                    # Integers are exact; a number is the nearest float.
-                    found = product if kind == its == "integer" else float(product)
+                    factor = Fraction(item.times)
+                    exact = its == "integer" and (kind == "integer" or factor.denominator == 1)
+                    found = Fraction(found) * factor if exact else float(Fraction(found) * factor)
             return found, its
 
         def relates(relation: str, item: Any) -> bool:

@@ -194,6 +194,45 @@ def test_factor_of_integers_and_numbers(
     assert tables.select(f"{{attribute: spent, less_than: {{attribute: budget, times: {factor}}}}}") == ["b"]
 
 
+INTEGERS_AND_FLOATS: list[tuple[int, float, str]] = [
+    (2**53 + 1, 2.0**53, "more"),
+    (2**53, 2.0**53, "same"),
+    (2**53 - 1, 2.0**53, "less"),
+    (2**63 - 1, 2.0**63, "less"),
+    (-(2**63), -(2.0**63), "same"),
+    (-(2**63) + 1, -(2.0**63), "more"),
+    (-7, -6.5, "less"),
+    (0, -0.0, "same"),
+    (2**63 - 1, 1e308, "less"),
+    (5, float("inf"), "less"),
+    (-5, float("-inf"), "more"),
+    (5, float("nan"), "less"),
+]
+TRUE_OF = {
+    "is": {"same"},
+    "is_not": {"less", "more"},
+    "less_than": {"less"},
+    "at_most": {"less", "same"},
+    "more_than": {"more"},
+    "at_least": {"more", "same"},
+}
+
+
+@pytest.mark.parametrize("word", TRUE_OF)
+def test_integers_and_floats_compare_exactly(word: str) -> None:
+    """An integer and a float of one row compare by their exact values, on either side, also beyond 2^53."""
+    rows = [{"user_id": f"{place:02}", "i": i, "f": f} for place, (i, f, _) in enumerate(INTEGERS_AND_FLOATS)]
+    tables = Tables({"users": {"i": "integer", "f": "number"}}, [*rows, {"user_id": "i", "i": 1}, {"user_id": "none"}])
+    opposite = {"less": "more", "more": "less", "same": "same"}
+    orders = [order for _, _, order in INTEGERS_AND_FLOATS]
+    whole = [row["user_id"] for row, order in zip(rows, orders, strict=True) if order in TRUE_OF[word]]
+    binary = [row["user_id"] for row, order in zip(rows, orders, strict=True) if opposite[order] in TRUE_OF[word]]
+    assert tables.select(f"{{attribute: i, {word}: {{attribute: f}}}}") == whole
+    assert tables.select(f"{{attribute: f, {word}: {{attribute: i}}}}") == binary
+    assert tables.select(f"{{attribute: i, {word}: {{attribute: f, times: 1}}}}") == whole
+    assert tables.select(f"{{attribute: f, {word}: {{attribute: i, times: 1}}}}") == binary
+
+
 def test_column_that_no_table_has() -> None:
     """A column that an older table lacks is missing for everybody, never an error while users wait."""
     tables = Tables({}, [{"user_id": "a"}])

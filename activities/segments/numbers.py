@@ -24,9 +24,11 @@ Number: TypeAlias = tuple[pl.Expr, Kind]
 def relate_numbers(relation: Relation, mine: Number, theirs: Number, factor: Decimal | None) -> pl.Expr:
     """Compile a comparison of two values of the same row.
 
-    Two integers are compared exactly, whatever the factor: 110 is 1.1 times 100. Where one of them is a number, the
-    other one times the factor is the float that is nearest, so that 110.0 is 1.1 times 100 as well; products that a
-    float cannot hold are rounded as floats are.
+    Two integers compare exactly, whatever the factor: 110 is 1.1 times 100. An integer and a number are compared by
+    their exact values: the integer 2^53 + 1 is more than the float 2^53. But where one of the two is a number, theirs
+    times the factor is the nearest float, so that 110.0 is 1.1 times 100 as well, and what no float holds is rounded as
+    floats are; only an integer times a whole factor stays exact. Infinity, which only a product can be, lies beyond
+    every integer; NaN, which no import stores, sorts above all, as polars has it.
 
     Args:
         relation: How they are compared.
@@ -38,15 +40,18 @@ def relate_numbers(relation: Relation, mine: Number, theirs: Number, factor: Dec
         A boolean for every row; null where one of the values is.
     """
     (left, kind), (right, other) = mine, theirs
-    if factor is None:
-        return relation(left, right)
-    top, bottom = factor.as_integer_ratio()
-    if kind == other == "integer":
-        # Both sides by the denominator in place of a division. At most 2^63 times 10^12, far below 2^127.
-        return relation(_by(left, bottom), _by(right, top))
-    if other == "integer":
-        return relation(left, _by(right, top).cast(pl.Float64) / float(bottom))
-    return relation(left, _product(right, top, bottom))
+    if factor is not None:
+        top, bottom = factor.as_integer_ratio()
+        if kind == other == "integer":
+            # Both sides by the denominator in place of a division. At most 2^63 times 10^12, far below 2^127.
+            return relation(_by(left, bottom), _by(right, top))
+        if other == "number":
+            right = _product(right, top, bottom)
+        elif bottom == 1:
+            right = _by(right, top)
+        else:
+            right, other = _by(right, top).cast(pl.Float64) / float(bottom), "number"
+    return relation(left, right) if kind == other else _across(relation, left, right, kind)
 
 
 def _by(integer: pl.Expr, factor: int) -> pl.Expr:
@@ -59,3 +64,16 @@ def _product(number: pl.Expr, top: int, bottom: int) -> pl.Expr:
     whole = number * float(top)
     # Near the end of the range of floats that may leave it, though the product does not.
     return pl.when(whole.is_infinite()).then(number * (top / bottom)).otherwise(whole / float(bottom))
+
+
+def _across(relation: Relation, left: pl.Expr, right: pl.Expr, kind: Kind) -> pl.Expr:
+    """Compare an integer with a float, or the reverse; `kind` is that of the left one.
+
+    As floats the two are in their true order, or equal where the integer was rounded: then both are whole, and compared
+    as integers.
+    """
+    if kind == "integer":
+        floats, integers = (left.cast(pl.Float64), right), (left, right.cast(pl.Int128, strict=False))
+    else:
+        floats, integers = (left, right.cast(pl.Float64)), (left.cast(pl.Int128, strict=False), right)
+    return pl.when(floats[0] == floats[1]).then(relation(*integers)).otherwise(relation(*floats))
