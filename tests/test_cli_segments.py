@@ -130,6 +130,18 @@ def test_a_typo_in_a_condition_is_told_as_one(here: Commands) -> None:
     assert (fault["file"], fault["line"]) == ("standard input", 1)
 
 
+def test_a_segment_of_nobody_is_told_where_its_parts_are_shown(here: Commands) -> None:
+    """The warning about a segment of nobody names the command that shows each part, and that command does."""
+    here.write(
+        "gold.yaml", "segment: gold\nmatch: {all: [{attribute: plan, is: gold}, {attribute: age, at_least: 18}]}\n"
+    )
+    (warning,) = here("segment", "save", "gold", "gold.yaml", "--json").json["warnings"]
+    assert warning["code"] == "segment-of-nobody"
+    assert warning["hint"].endswith("journeys segment explain NAME|FILE USER")
+    parts = here("segment", "explain", "gold", "u1", "--json").json["tree"]["children"]
+    assert [part["text"] for part in parts] == ["plan is gold", "age at least 18"]
+
+
 def leaves(tree: dict[str, Any]) -> dict[str, tuple[Any, bool]]:
     """The leaves of an explanation: text to value and truth."""
     if not tree["children"]:

@@ -9,7 +9,7 @@ import yaml
 
 from activities.segments.checking import check_comparison, check_condition
 from activities.tables.schema import Schema
-from tests.condition_tables import CONDITION, EXAMPLES, Tables, condition
+from tests.condition_tables import CONDITION, EXAMPLES, KEYS, Tables, condition
 from workflows.conditions import Comparison
 from workflows.errors import Fault
 
@@ -192,6 +192,17 @@ def test_nothing_imported_yet() -> None:
         assert fault.hint == "import them first: journeys import users FILE"
     (fault,) = check_condition(condition("{event: e, where: {property: p, is: a}}"), {}, at=(), segments=None)
     assert fault.hint == "import them first: journeys import events FILE"
+
+
+@pytest.mark.parametrize(
+    "text", ["{event: e, where: {property: amount, is: 1}}", "{event: e, sum: {property: amount, at_most: 1}}"]
+)
+def test_events_without_properties(text: str) -> None:
+    """Where events have no properties, the fault says so, and not that there are no events."""
+    (fault,) = check_condition(condition(text), KEYS, at=(), segments=None)
+    assert (fault.code, "nothing was imported" in fault.message) == ("unknown-property", False)
+    assert fault.message == "unknown property 'amount': no event that was imported has a property"
+    assert fault.hint == "import events with a column 'amount': journeys import events FILE"
 
 
 def test_one_user() -> None:

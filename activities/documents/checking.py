@@ -268,7 +268,7 @@ def _try_out(stores: Stores, checked: Checked, now: datetime) -> None:
                     code="segment-of-nobody",
                     path=render_path(at),
                     message="no user is in this segment now",
-                    hint="see each part of it with: journeys segment preview",
+                    hint="see each part of it for one user with: journeys segment explain NAME|FILE USER",
                 )
                 checked.warnings.append(_placed(warning, raw))
 

@@ -205,6 +205,11 @@ class _Checker:
         if name in names:
             return known[name]
         code = f"unknown-{what.replace(' ', '-')}"
+        if known and not names:
+            # Of events alone; whether there are any is not known here.
+            bare = f"unknown property {name!r}: no event that was imported has a property"
+            self.fault(code, at, bare, f"import events with a column {name!r}: journeys import events FILE")
+            return None
         if not names:
             nobody = f"unknown {what} {name!r}: nothing was imported into {table}"
             self.fault(code, at, nobody, f"import them first: journeys import {table} FILE")
