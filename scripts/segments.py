@@ -178,7 +178,7 @@ def preview(source: str, ids: bool) -> None:
     if wants_json():
         print_json({**count.model_dump(mode="json"), **({"user_ids": user_ids} if ids else {})})
         return
-    if user_ids is not None:
+    if user_ids:  # of nobody there is no line, not even an empty one
         click.echo("\n".join(user_ids))
     sizes = f"users {count.users:,}, devices {count.devices:,}, reachable {count.reachable:,}"
     people(stderr=ids or None).print(sizes)  # the list of ids stays a list

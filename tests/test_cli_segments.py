@@ -121,6 +121,13 @@ def test_ids_are_listed_one_a_line(here: Commands) -> None:
     assert "users 2" in said.err
 
 
+def test_no_ids_are_no_lines(here: Commands) -> None:
+    """For people `--ids` of a segment of nobody prints nothing on standard output: an empty line would be an id."""
+    said = here("segment", "preview", "-", "--ids", stdin="{attribute: plan, is: gold}")
+    assert (said.status, said.out) == (0, "")
+    assert "users 0" in said.err
+
+
 def test_a_typo_in_a_condition_is_told_as_one(here: Commands) -> None:
     """A bare condition with a wrong key is told with the key that was meant, and its place."""
     said = here("segment", "preview", "-", "--json", stdin="{atribute: plan, is: paid}")
