@@ -178,6 +178,28 @@ def test_an_explanation_agrees_with_the_evaluation(here: Commands) -> None:
     assert "17" in people
 
 
+def test_an_explanation_goes_into_devices_and_events(here: Commands) -> None:
+    """Which part failed is seen on each device and event, in JSON under `children` and for people a line each."""
+    here.write("events.csv", "event_id,user_id,event,at,amount\ne1,u1,buy,2026-01-05T10:00:00Z,20.00 EUR\n")
+    assert here("import", "events", "events.csv").status == 0
+    text = """
+    any:
+      - any_device: {all: [{attribute: platform, is: ios}, {attribute: language, is: xx}]}
+      - {event: buy, where: {property: amount, more_than: 20 EUR}}
+    """
+    device, event = here("segment", "explain", "-", "u1", "--json", stdin=text).json["tree"]["children"]
+    assert (device["node"], device["true"], event["node"], event["true"]) == ("leaf", False, "leaf", False)
+    assert {part["text"] for row in device["children"] for part in row["children"]} == {
+        "platform is ios",
+        "language is xx",
+    }
+    assert event["children"][1]["children"][0]["value"] == "20.00 EUR"
+    said = here("segment", "explain", "-", "u1", stdin=text).out.splitlines()
+    assert "false     buy at 2026-01-05T10:00:00Z" in said
+    assert "false       amount more than 20 EUR   (is 20.00 EUR)" in said
+    assert "false     device d1" in said
+
+
 @pytest.mark.parametrize(("rates", "shown"), [("1e308", "inf"), ("-1e308", "-inf")])
 def test_a_sum_beyond_floats_is_explained_in_valid_json(here: Commands, rates: str, shown: str) -> None:
     """`explain --json` is JSON for any reader: a sum of numbers that left their range is shown as text."""

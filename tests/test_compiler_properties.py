@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from activities.segments import compiler
 from activities.segments.checking import check_condition
 from activities.segments.compiler import Built, Snapshot, select_users
-from activities.segments.explaining import leaf_table
+from activities.segments.explaining import Tree, leaf_table
 from activities.segments.reads import KEYS as KEYS_READ
 from activities.segments.reads import readings_of
 from activities.tables.schema import Kind, TableName, kind_of
@@ -299,6 +299,24 @@ def test_explanation_agrees_with_the_query(node: Condition, made: Tables, zone: 
     for user in made.users:
         tree = leaf_table(node, made.snapshot, as_of=NOON, zone=zone, resolve=made, user_id=user["user_id"])
         assert tree["true"] == (user["user_id"] in chosen)
+        agree(tree)
+
+
+def agree(tree: Tree) -> None:
+    """Fails where the truth of a part does not follow from the parts below it, down to each device and event."""
+    below = [part["true"] for part in tree["children"]]
+    if tree["node"] in {"all", "any"}:
+        assert tree["true"] == (all(below) if tree["node"] == "all" else any(below))
+    elif tree["node"] == "not":
+        assert below == [not tree["true"]]
+    elif below and tree["text"].startswith("a device with"):
+        assert tree["true"] == any(below)
+    elif below and "more event" not in tree["children"][-1]["text"]:
+        whole, *events = tree["children"]
+        assert whole["value"] == len(events)
+        assert ": sum of" in tree["text"] or tree["value"] == sum(event["true"] for event in events)
+    for part in tree["children"]:
+        agree(part)
 
 
 @settings(quick, max_examples=150)

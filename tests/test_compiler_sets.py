@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 import pytest
 
@@ -15,7 +17,7 @@ from activities.segments.compiler import (
     is_timeless,
     select_users,
 )
-from activities.segments.explaining import leaf_table
+from activities.segments.explaining import Tree, leaf_table
 from activities.tables.schema import Kind
 from tests.condition_tables import NOON, Tables, condition, euros, frame, instant
 from workflows.conditions import Comparison
@@ -177,6 +179,81 @@ def test_explanation_of_each_leaf(tables: Tables) -> None:
     nested = tree["children"][1]["children"][0]
     assert (nested["node"], nested["text"]) == ("all", "segment payers")
     assert nested["children"][0]["text"] == "plan in paid, pro"
+
+
+def rows_of(tree: Tree) -> list[tuple[str, bool, list[tuple[str, Any, bool]]]]:
+    """What stands below a leaf: each row with its truth and the parts of its condition."""
+    return [
+        (row["text"], row["true"], [(part["text"], part["value"], part["true"]) for part in row["children"]])
+        for row in tree["children"]
+    ]
+
+
+def test_explanation_of_each_device(tables: Tables) -> None:
+    """Below `any_device` stand the user's devices, each with every part of the condition, its value and truth."""
+    text = "{any_device: {all: [{attribute: platform, is: ios}, {attribute: app_version, at_least: 1.10}]}}"
+    tree = leaf_table(condition(text), tables.snapshot, as_of=NOON, zone="UTC", resolve=tables, user_id="often")
+    assert (tree["node"], tree["value"], tree["true"]) == ("leaf", [], False)
+    assert rows_of(tree) == [
+        ("device d1", False, [("platform is ios", "ios", True), ("app_version at least 1.10", "1.9", False)]),
+        ("device d2", False, [("platform is ios", "android", False), ("app_version at least 1.10", "1.10", True)]),
+    ]
+    one = condition("{any_device: {not: {attribute: gone, is: a}}}")
+    tree = leaf_table(one, tables.snapshot, as_of=NOON, zone="UTC", resolve=tables, user_id="once")
+    assert rows_of(tree) == [("device d3", True, [("not", None, True)])]
+    assert tree["children"][0]["children"][0]["children"][0]["true"] is False
+    bare = leaf_table(one, tables.snapshot, as_of=NOON, zone="UTC", resolve=tables, user_id="never")
+    assert (bare["true"], bare["children"]) == (False, [])
+
+
+def test_explanation_of_many_devices(tables: Tables) -> None:
+    """Ten devices are shown, those for which it is true first; the others are counted."""
+    tables.devices = [
+        {"device_id": f"d{place}", "user_id": "once", "platform": "ios" if place > 8 else "web"} for place in range(21)
+    ]
+    node = condition("{any_device: {attribute: platform, is: ios}}")
+    tree = leaf_table(node, tables.snapshot, as_of=NOON, zone="UTC", resolve=tables, user_id="once")
+    names = [(row["text"], row["true"]) for row in tree["children"]]
+    shown = [(f"device d{place}", True) for place in range(9, 19)]
+    assert names == [*shown, ("11 more devices, true of 2", True)]
+    tables.devices = tables.devices[:11]
+    tree = leaf_table(node, tables.snapshot, as_of=NOON, zone="UTC", resolve=tables, user_id="once")
+    assert [(row["text"], row["true"]) for row in tree["children"]][-2:] == [
+        ("device d7", False),
+        ("1 more device, true of 0", False),
+    ]
+
+
+def test_explanation_of_each_event(tables: Tables) -> None:
+    """Below an event with `where` stands how many there are in the window, and the newest three, part by part."""
+    where = "where: {all: [{property: category, is: shoes}, {property: amount, more_than: {attribute: budget}}]}"
+    tree = leaf_table(
+        condition(f"{{event: buy, count: {{at_least: 2}}, {where}}}"),
+        tables.snapshot,
+        as_of=NOON,
+        zone="UTC",
+        resolve=tables,
+        user_id="often",
+    )
+    assert (tree["node"], tree["value"], tree["true"]) == ("leaf", 1, False)
+    shoes, dear = "category is shoes", "amount more than budget"
+    assert rows_of(tree) == [
+        ("buy at least once, whatever `where` says", True, []),
+        ("buy at 2026-03-20T12:00:00Z", False, [(shoes, None, False), (dear, None, False)]),
+        ("buy at 2026-03-14T12:00:00Z", True, [(shoes, "shoes", True), (dear, "60.00 EUR", True)]),
+        ("buy at 2026-03-01T12:00:00Z", False, [(shoes, "shoes", True), (dear, "39.9999 EUR", False)]),
+        ("1 more event, true of 0", False, []),
+    ]
+    assert tree["children"][0]["value"] == 4
+    window = condition(f"{{event: buy, after: {{attribute: since}}, sum: {{property: qty, at_most: 0}}, {where}}}")
+    tree = leaf_table(window, tables.snapshot, as_of=NOON, zone="UTC", resolve=tables, user_id="often")
+    assert [(row["text"], row["value"], row["true"]) for row in tree["children"]] == [
+        ("buy at least once, after since, whatever `where` says", 2, True),
+        ("buy at 2026-03-20T12:00:00Z", None, False),
+        ("buy at 2026-03-14T12:00:00Z", None, True),
+    ]
+    tree = leaf_table(window, tables.snapshot, as_of=NOON, zone="UTC", resolve=tables, user_id="never")
+    assert [(row["value"], row["true"]) for row in tree["children"]] == [(0, False)]
 
 
 @pytest.mark.parametrize(
