@@ -68,6 +68,7 @@ _INSTEAD = {
 _SIZE_LIMIT = re.compile(r"size limit of (\d+) bytes")
 """What polars says of a regular expression that is too large once it is compiled."""
 
+
 def check_condition(
     condition: Condition,
     schema: Schema,
