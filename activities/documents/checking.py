@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from pydantic import ValidationError
@@ -16,6 +14,7 @@ from pydantic import ValidationError
 from activities.documents.elements import element_faults, element_warnings
 from activities.documents.files import Place, read_files
 from activities.documents.raw import RawDocument
+from activities.documents.remains import conditions_left, is_over_devices, parsed, without_faults
 from activities.documents.triggers import trigger_faults, unknown_events
 from activities.documents.wording import faults_of
 from activities.segments.checking import check_condition
@@ -28,12 +27,6 @@ from workflows.conditions import Condition, FileRef, SegmentRef, render_path, wa
 from workflows.documents import AudienceEntry, ConditionSplit, JourneyDocument, SegmentDocument, WaitForTrigger
 from workflows.errors import DefinitionError, Fault, NotFoundError
 from workflows.graph import graph_faults
-
-WITHIN_AN_ELEMENT = 3
-"""Steps to what stands within an entry or element: `elements`, its id, the key."""
-
-CONDITIONS = ("match", "audience", "exit_when", "in_segment", "not_in_segment")
-"""Keys whose value is a condition over all users."""
 
 
 @dataclass
@@ -128,16 +121,15 @@ def check_documents(
         StoreUnavailable: Tables or catalogue cannot be reached.
     """
     checked = Checked()
-    partly: list[tuple[RawDocument, JourneyDocument | SegmentDocument]] = []
+    partly: list[tuple[RawDocument, JourneyDocument | SegmentDocument | None, list[Fault]]] = []
     for raw in raws:
         model = JourneyDocument if raw.kind == "journey" else SegmentDocument
         try:
-            checked.documents.append((raw, _parsed(model, raw.data)))
+            checked.documents.append((raw, parsed(model, raw.data)))
         except ValidationError as error:
             faults = faults_of(error, raw, model)
             checked.faults += faults
-            if (rest := _without_faults(raw, model, faults)) is not None:
-                partly.append((raw, rest))
+            partly.append((raw, without_faults(raw, model, faults), faults))
     _repeated_names(checked)
     schema: Schema = {str(name): stores.tables.schema(name) for name in TABLES}
     # A document with faults will exist once it is mended: what refers to it has no fault of its own.
@@ -155,49 +147,21 @@ def check_documents(
             _, warnings = trigger_faults(document, schema)
             warnings += unknown_events(document, stores.tables)
             checked.warnings += [_placed(warning, raw) for warning in warnings]
-    for raw, rest in partly:
-        checked.faults += [_placed(fault, raw) for fault in _document_faults(stores, raw, rest, schema, known)]
+    for raw, rest, told in partly:
+        if rest is None:
+            found = _condition_faults(raw, told, schema, known)
+        else:
+            found = _document_faults(stores, raw, rest, schema, known)
+            found += read_files(
+                stores, raw.name, raw.folder, _files_of(rest), saving=checked.segments, rejects_dir=rejects_dir
+            ).faults
+        checked.faults += [_placed(fault, raw) for fault in found]
     if not checked.faults:
         for raw, document in checked.documents:
             if isinstance(document, JourneyDocument):
                 checked.warnings += [_placed(warning, raw) for warning in element_warnings(document, schema)]
         _try_out(stores, checked, now)
     return checked
-
-
-def _parsed(
-    model: type[JourneyDocument] | type[SegmentDocument], data: Mapping[str, Any]
-) -> JourneyDocument | SegmentDocument:
-    # Names of fields that a document spells otherwise, such as `is_`, are not for documents.
-    return model.model_validate(data, by_alias=True, by_name=False)
-
-
-def _without_faults(
-    raw: RawDocument, model: type[JourneyDocument] | type[SegmentDocument], faults: list[Fault]
-) -> JourneyDocument | SegmentDocument | None:
-    """Give a document without what is wrong in it, so that one typo does not hide a branch that leads nowhere.
-
-    Returns:
-        The rest of the document, a wrong condition replaced by everyone; None when there is no sense in the rest.
-    """
-    data = copy.deepcopy(raw.data)
-    for fault in faults:
-        path = raw.path_of(fault.path)
-        end = next((end for end, key in enumerate(path, start=1) if key in CONDITIONS), len(path))
-        if not path or (path[0] in ("entries", "elements") and end < WITHIN_AN_ELEMENT):
-            return None  # without a whole element, branches would seem to lead nowhere
-        holder: Any = data
-        for key in path[: end - 1]:
-            holder = holder.get(key) if isinstance(holder, dict) else None
-        if isinstance(holder, dict):
-            if path[end - 1] in CONDITIONS:
-                holder[str(path[end - 1])] = {"everyone": "true"}
-            else:
-                holder.pop(path[end - 1], None)
-    try:
-        return _parsed(model, data)
-    except ValidationError:
-        return None
 
 
 def _repeated_names(checked: Checked) -> None:
@@ -233,6 +197,22 @@ def _document_faults(
         faults += trigger_faults(document, schema)[0]
         faults += element_faults(document, schema, known)
     return faults
+
+
+def _condition_faults(raw: RawDocument, told: list[Fault], schema: Schema, known: set[str]) -> list[Fault]:
+    """Check the conditions of a document whose graph cannot be read."""
+    return [
+        fault
+        for at, condition in conditions_left(raw, told)
+        for fault in check_condition(
+            condition,
+            schema,
+            at=at,
+            segments=known,
+            one_user=is_over_devices(at),
+            subject="device" if is_over_devices(at) else "user",
+        )
+    ]
 
 
 def _pinned_faults(stores: Stores, ref: SegmentRef, path: Place) -> list[Fault]:

@@ -197,6 +197,8 @@ class _Checker:
         kind = self.kind(what, name, (*at, subject_of(node)))  # type: ignore[arg-type]
         if kind is not None:
             self.operators(node, kind, at, subject)
+        else:
+            self.references(node, at, subject)
 
     def kind(self, what: str, name: str, at: Path) -> Kind | None:
         """Find the kind of a column; a fault and None when there is none of that name."""
@@ -306,7 +308,16 @@ class _Checker:
         except ValueError as error:
             self.fault("unreadable-value", at, str(error))
 
-    def reference(self, value: Reference, kind: Kind, at: Path, subject: Subject) -> None:
+    def references(self, node: Comparison, at: Path, subject: Subject) -> None:
+        """Check what a leaf is compared with, where its own kind is not known: a second typo is a second fault."""
+        for word, value in node.operators.items():
+            listed = isinstance(value, tuple)
+            for place, one in enumerate(value if listed else (value,)):
+                if isinstance(one, Reference):
+                    self.reference(one, None, (*at, word, place) if listed else (*at, word), subject)
+
+    def reference(self, value: Reference, kind: Kind | None, at: Path, subject: Subject) -> None:
+        """Check a reference that something of a kind is compared with; null where its kind is not known."""
         match value:
             case EntryRef():
                 if not self.one_user:
@@ -325,7 +336,7 @@ class _Checker:
                 other = self.kind(what, value.attribute, (*at, "attribute"))
         if other is None:
             return
-        if not comparable(kind, other):
+        if kind is not None and not comparable(kind, other):
             self.fault("wrong-type", at, f"{_a(kind)} cannot be compared with {_a(other)}")
         elif value.times is not None and other not in TAKES_SUM:
             self.fault("wrong-type", (*at, "times"), f"`times` multiplies numbers and prices, and this is {_a(other)}")
