@@ -12,10 +12,11 @@ from rich.markup import escape
 
 from activities.documents.checking import check_documents
 from activities.documents.json_text import parse_json
+from activities.documents.phrases import what_is
 from activities.documents.raw import Positions, RawDocument
 from activities.documents.reading import read_documents, read_text
 from activities.documents.saving import save_documents
-from activities.documents.yaml_text import parse_yaml
+from activities.documents.yaml_text import Tree, parse_yaml
 from activities.records.catalogue import ImportedSegment
 from activities.segments.counting import count_segment
 from activities.segments.explaining import leaf_table
@@ -39,9 +40,10 @@ from scripts.output import (
 )
 from workers.documents import is_file, name_and_version
 from workers.engine import Engine
-from workflows.conditions import Condition, SegmentRef
+from workflows.conditions import SUBJECTS, Condition, SegmentRef
 from workflows.documents import SegmentDocument
-from workflows.errors import RefusedError
+from workflows.errors import DefinitionError, Fault, RefusedError
+from workflows.scalars import quoted
 
 
 @click.group()
@@ -252,25 +254,41 @@ def _one_segment(source: str, name: str) -> RawDocument:
             read_documents(source)  # words what is wrong with the file
             raise
     form: Any = "json" if source.endswith(".json") else "yaml"
-    if raw := _bare_condition(text, shown, folder, name, form):
-        return raw
+    trees, faults = parse_json(text, shown) if form == "json" else parse_yaml(text, shown)
+    if not any(_is_document(tree) for tree in trees):
+        return _bare_condition(trees, faults, shown, folder, name)
     found = [raw for raw in read_text(text, shown, form=form, folder=folder) if raw.kind == "segment"]
     if len(found) == 1:
         return found[0]
-    raise RefusedError(
-        f"{shown!r} holds {len(found)} segments; this command takes one",
+    raise _not_one(shown, f"{len(found)} segments")
+
+
+def _not_one(shown: str, held: str) -> RefusedError:
+    return RefusedError(
+        f"{shown!r} holds {held}; this command takes one",
         code="one-segment",
         hint="save the file with `journeys save`, then give the segment's name",
     )
 
 
-def _bare_condition(text: str, shown: str, folder: Path, name: str, form: Any) -> RawDocument | None:
-    trees, faults = parse_json(text, shown) if form == "json" else parse_yaml(text, shown)
-    if faults or len(trees) != 1 or not isinstance(trees[0].data, dict):
-        return None
-    tree = trees[0]
-    if {"match", "journey", "title", "timezone"} & set(tree.data):
-        return None
+def _is_document(tree: Tree) -> bool:
+    # A bare condition may have the key `segment` too.
+    return isinstance(tree.data, dict) and bool({"match", "journey", "title", "timezone"} & set(tree.data))
+
+
+def _bare_condition(trees: list[Tree], faults: list[Fault], shown: str, folder: Path, name: str) -> RawDocument:
+    """Take a condition for a segment document, and tell only what is wrong with it: nobody meant a document."""
+    if not faults and len(trees) > 1:
+        raise _not_one(shown, f"{len(trees)} conditions")
+    if not faults and not (trees and isinstance(trees[0].data, dict)):
+        found = what_is(trees[0].data if trees else "")
+        line, column = trees[0].positions.locate(()) if trees else (None, None)
+        message = f"a condition is a mapping, such as `{{attribute: plan, is: paid}}`, not {found}"
+        hint = f"it has one of the subjects {quoted(SUBJECTS)}"
+        faults = [Fault(code="condition", message=message, hint=hint, file=shown, line=line, column=column)]
+    if faults:
+        raise DefinitionError(sorted(faults, key=lambda fault: (fault.line or 0, fault.column or 0)))
+    (tree,) = trees
     positions = Positions(
         {("match", *path): place for path, place in tree.positions.values.items()},
         {("match", *path): place for path, place in tree.positions.keys.items()},

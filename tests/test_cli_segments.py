@@ -149,6 +149,44 @@ def test_a_segment_of_nobody_is_told_where_its_parts_are_shown(here: Commands) -
     assert [part["text"] for part in parts] == ["plan is gold", "age at least 18"]
 
 
+NO_CONDITION = "a condition is a mapping, such as `{attribute: plan, is: paid}`, not "
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("all: [{attribute: plan, is: &a paid}]\nall: []\n", [("anchor", 1, 29), ("duplicate-key", 2, 1)]),
+        ("attribute: plan\nis: !!str paid\n", [("tag", 2, 5)]),
+        ('{"attribute": "plan", "is": null, "in": [NaN]}', [("null", 1, 29), ("wrong-value", 1, 42)]),
+        ('{"attribute": "plan", "is": "\\u0000"}', [("wrong-character", 1, 29)]),
+        ("{attribute: plan, is: paid]", [("syntax", 1, 27)]),
+        ("", [(f"{NO_CONDITION}nothing", None, None)]),
+        ("''", [(f"{NO_CONDITION}nothing", None, None)]),
+        ("[]", [(f"{NO_CONDITION}a list", 1, 1)]),
+        ("\npaid\n", [(f"{NO_CONDITION}'paid'", 2, 1)]),
+        ("{}", [("subject", 1, 1)]),
+    ],
+)
+def test_a_bare_condition_has_its_own_faults_alone(
+    here: Commands, text: str, told: list[tuple[str, int | None, int | None]]
+) -> None:
+    """What cannot be read as a condition is told for what it is, and nothing of a document that nobody meant."""
+    name = here.write("c.json" if text.startswith('{"') else "c.yaml", text).name
+    words = [("preview", name), ("save", "new", name)]
+    for command in words if name == "c.json" else (*words, ("preview", "-"), ("save", "new", "-")):
+        found = here("segment", *command, "--json", stdin=text).errors
+        said = [fault["message"] if fault["code"] == "condition" else fault["code"] for fault in found]
+        assert [(what, fault["line"], fault["column"]) for what, fault in zip(said, found, strict=True)] == told
+        assert {fault["file"] for fault in found} == {"standard input" if command[-1] == "-" else name}
+        assert found[0]["code"] != "condition" or "`any_device`" in found[0]["hint"]
+
+
+def test_one_condition_is_taken_at_a_time(here: Commands) -> None:
+    """Of two conditions in one text none is taken for the one that was meant."""
+    (fault,) = here("segment", "preview", "-", "--json", stdin="everyone: true\n---\neveryone: true\n").errors
+    assert (fault["code"], "holds 2 conditions" in fault["message"]) == ("one-segment", True)
+
+
 def leaves(tree: dict[str, Any]) -> dict[str, tuple[Any, bool]]:
     """The leaves of an explanation: text to value and truth."""
     if not tree["children"]:

@@ -230,6 +230,7 @@ def test_explicit_schema_is_kept(line: Line, capsys: pytest.CaptureFixture[str])
 
 def test_names_of_fields_are_no_keys(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
     """What Python code calls `is_`, `in_` and `not_` is not known in a document, which spells it otherwise."""
+    line(capsys, "import", "users", str(line.folder / "users.csv"))
     path = line.folder / "typos.yaml"
     path.write_text(
         "segment: typos\nmatch:\n  all:\n"
