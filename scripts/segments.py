@@ -14,7 +14,7 @@ from activities.documents.checking import check_documents
 from activities.documents.json_text import parse_json
 from activities.documents.phrases import what_is
 from activities.documents.raw import Positions, RawDocument
-from activities.documents.reading import read_documents, read_text
+from activities.documents.reading import file_text, read_text, stream_text
 from activities.documents.saving import save_documents
 from activities.documents.yaml_text import Tree, parse_yaml
 from activities.records.catalogue import ImportedSegment
@@ -246,13 +246,11 @@ def _from_seglang(engine: Engine, expression: str, name: str) -> RawDocument:
 def _one_segment(source: str, name: str) -> RawDocument:
     """Read one segment document; a bare condition is taken for one with the given name."""
     if source == "-":
-        text, shown, folder = sys.stdin.read(), "standard input", Path.cwd()
+        shown, folder = "standard input", Path.cwd()
+        text = stream_text(sys.stdin.buffer, shown)
     else:
-        try:
-            text, shown, folder = Path(source).read_text(encoding="utf-8-sig"), source, Path(source).parent
-        except (OSError, UnicodeDecodeError):
-            read_documents(source)  # words what is wrong with the file
-            raise
+        shown, folder = source, Path(source).parent
+        text = file_text(Path(source))
     form: Any = "json" if source.endswith(".json") else "yaml"
     trees, faults = parse_json(text, shown) if form == "json" else parse_yaml(text, shown)
     if not any(_is_document(tree) for tree in trees):

@@ -82,13 +82,14 @@ class Commands:
     def settings(self) -> Settings:
         return Settings(home=self.folder / ".journeys")
 
-    def __call__(self, *words: str, stdin: str = "") -> Said:
+    def __call__(self, *words: str, stdin: str | bytes = "") -> Said:
         """Run one command in this process, in the folder."""
+        written = io.BytesIO(stdin.encode() if isinstance(stdin, str) else stdin)
         out, err = io.StringIO(), io.StringIO()
         with (
             contextlib.chdir(self.folder),
             patch.object(sys, "argv", ["journeys", *words]),
-            patch.object(sys, "stdin", io.StringIO(stdin)),
+            patch.object(sys, "stdin", io.TextIOWrapper(written)),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):

@@ -181,6 +181,18 @@ def test_a_bare_condition_has_its_own_faults_alone(
         assert found[0]["code"] != "condition" or "`any_device`" in found[0]["hint"]
 
 
+@pytest.mark.parametrize("name", ["-", "c.yaml"])
+def test_what_is_not_utf_8_is_told_as_that(here: Commands, name: str) -> None:
+    """Of standard input as of a file the byte that is not UTF-8 is named with its line; a byte order mark is none."""
+    latin = "# caf\xe9\n{attribute: plan, is: paid}\n"
+    here.write("c.yaml", latin.encode("latin-1"))
+    (fault,) = here("segment", "preview", name, "--json", stdin=latin.encode("latin-1")).errors
+    assert (fault["code"], fault["message"]) == ("not-utf-8", "not UTF-8: the byte 0xe9 on line 1")
+    assert (fault["file"], fault["line"]) == ("standard input" if name == "-" else name, 1)
+    here.write("c.yaml", latin.encode("utf-8-sig"))
+    assert here("segment", "preview", name, "--json", stdin=latin.encode("utf-8-sig")).json["users"] == 2
+
+
 def test_one_condition_is_taken_at_a_time(here: Commands) -> None:
     """Of two conditions in one text none is taken for the one that was meant."""
     (fault,) = here("segment", "preview", "-", "--json", stdin="everyone: true\n---\neveryone: true\n").errors

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from activities.documents.json_text import parse_json
 from activities.documents.raw import DocumentKind, DocumentPath, RawDocument, excerpt
@@ -28,9 +28,11 @@ __all__ = [
     "DocumentPath",
     "RawDocument",
     "faults_of",
+    "file_text",
     "raw_document",
     "read_documents",
     "read_text",
+    "stream_text",
 ]
 
 MAX_FILE_BYTES = 5_000_000
@@ -58,7 +60,7 @@ def read_documents(path: str | Path) -> list[RawDocument]:
     for file in _files_of(Path(path)):
         try:
             form: Literal["yaml", "json"] = "json" if file.suffix.lower() == ".json" else "yaml"
-            documents += read_text(_text_of(file), str(file), form=form, folder=file.parent)
+            documents += read_text(file_text(file), str(file), form=form, folder=file.parent)
         except DefinitionError as error:
             faults += error.faults
     if faults:
@@ -98,6 +100,55 @@ def read_text(
     if faults:
         raise DefinitionError(sorted(faults, key=lambda fault: (fault.line or 0, fault.column or 0)))
     return documents
+
+
+def file_text(file: Path) -> str:
+    """Read the text of a document's file.
+
+    Args:
+        file: The file, of UTF-8 with or without a byte order mark.
+
+    Returns:
+        Its text.
+
+    Raises:
+        DefinitionError: There is no such file, it is too large, or it is no UTF-8.
+    """
+    try:
+        if not file.exists():
+            raise _refused("file-not-found", file, f"no such file: {str(file)!r}", "check the name and the folder")
+        if not file.is_file():
+            hint = "name a .yaml, .yml or .json file, or a folder"
+            raise _refused("not-a-file", file, f"not a file: {str(file)!r}", hint)
+        with file.open("rb") as stream:
+            return stream_text(stream, str(file))
+    except OSError as error:
+        raise _unreadable(file, error) from error
+
+
+def stream_text(stream: BinaryIO, name: str) -> str:
+    """Read the text of documents to its end.
+
+    Args:
+        stream: UTF-8, with or without a byte order mark.
+        name: What faults call it.
+
+    Returns:
+        The text.
+
+    Raises:
+        DefinitionError: It is too large, or no UTF-8.
+    """
+    content = stream.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        hint = "import long lists of users from a CSV file, and name it in a segment"
+        raise _refused("file-too-large", name, f"larger than {MAX_FILE_BYTES // 1_000_000} MB", hint)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        message = f"not UTF-8: the byte 0x{content[error.start]:02x} on line {line}"
+        raise _refused("not-utf-8", name, message, "save the text as UTF-8", line) from error
 
 
 def raw_document(definition: Any) -> RawDocument:
@@ -152,7 +203,7 @@ def _kind_of(tree: Tree, file: str | None) -> DocumentKind | Fault:
     return Fault(code="unknown-document", message=message, hint=hint, file=file, line=line, column=column)
 
 
-def _refused(code: str, file: Path, message: str, hint: str = "", line: int | None = None) -> DefinitionError:
+def _refused(code: str, file: Path | str, message: str, hint: str = "", line: int | None = None) -> DefinitionError:
     return DefinitionError([Fault(code=code, message=message, hint=hint, file=str(file), line=line)])
 
 
@@ -172,26 +223,3 @@ def _files_of(path: Path) -> list[Path]:
         message = f"no documents in the folder {str(path)!r}"
         raise _refused("no-document", path, message, "it holds no .yaml, .yml or .json file")
     return files
-
-
-def _text_of(file: Path) -> str:
-    """Read a file of UTF-8, with or without a byte order mark."""
-    try:
-        if not file.exists():
-            raise _refused("file-not-found", file, f"no such file: {str(file)!r}", "check the name and the folder")
-        if not file.is_file():
-            hint = "name a .yaml, .yml or .json file, or a folder"
-            raise _refused("not-a-file", file, f"not a file: {str(file)!r}", hint)
-        with file.open("rb") as stream:
-            content = stream.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise _unreadable(file, error) from error
-    if len(content) > MAX_FILE_BYTES:
-        hint = "import long lists of users from a CSV file, and name it in a segment"
-        raise _refused("file-too-large", file, f"larger than {MAX_FILE_BYTES // 1_000_000} MB", hint)
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        message = f"not UTF-8: the byte 0x{content[error.start]:02x} on line {line}"
-        raise _refused("not-utf-8", file, message, "save the file as UTF-8", line) from error
