@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from activities.documents.yaml_text import parse_yaml
 from tests.condition_tables import CONDITION, EXAMPLES, condition
 from workflows.conditions import (
     SUBJECTS,
@@ -94,7 +95,18 @@ def test_subject_comes_first() -> None:
         ("{attribute: plan, is_set: false}", "is_set", "only `true` is meant"),
         ("{attribute: plan, is: a, ignore_case: maybe}", "ignore_case", "'maybe' is neither `true` nor `false`"),
         ("{attribute: seen, within_last: 3 days}", "within_last", "'3 days' is no duration"),
-        ("{attribute: seen, days_ago: 3}", "days_ago", ""),
+        (
+            "{attribute: seen, days_ago: 3}",
+            "days_ago",
+            "not '3': write `days_ago: {exactly: 3}`; it has one of `exactly`",
+        ),
+        ("{attribute: seen, days_ago: yesterday}", "days_ago", "write `days_ago: {exactly: 1}`"),
+        ("{attribute: seen, days_ahead: soon}", "days_ahead", "not 'soon': write `days_ahead: {exactly: 3}`"),
+        ("{attribute: seen, days_ahead: [2, 5]}", "days_ahead", "write `days_ahead: {between: [2, 5]}`"),
+        ("{attribute: birth, anniversary: today}", "anniversary", "write `anniversary: {exactly: 0}`"),
+        ("{attribute: birth, anniversary: }", "anniversary", "not nothing: write `anniversary: {exactly: 3}`"),
+        ("{event: buy, count: 2}", "count", "not '2': write `count: {exactly: 2}`"),
+        ("{event: buy, sum: 100}", "sum", "not '100': write `sum: {property: NAME, at_least: 100}`"),
         ("{attribute: seen, days_ago: {}}", "days_ago", "an operator is missing: give one of `exactly`"),
         ("{attribute: seen, days_ago: {exactly: -3}}", "days_ago.exactly", "'-3' is no whole number"),
         ("{attribute: seen, days_ago: {between: [5, 3]}}", "days_ago", "no number is from 5 to 3"),
@@ -114,6 +126,29 @@ def test_refusal(text: str, place: str, message: str) -> None:
     found = refusals(yaml.load(text, yaml.BaseLoader))  # noqa: S506 - makes nothing but text
     assert [where for where, _ in found] == [place]
     assert message in found[0][1]
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("{attribute: plan, is: }", "is"),
+        ("{attribute: plan, is}", "is"),
+        ("attribute: plan\nis:\n", "is"),
+        ("attribute: plan\nin:\n- paid\n-\n", "in[1]"),
+        ("{attribute: plan, between: [a, ]}", "between"),
+        ("{attribute: plan, matches: }", "matches"),
+        ("{all: [{event: buy, where: {property: a, starts_with: }}]}", "all[0].where.starts_with"),
+    ],
+)
+def test_what_was_not_written_is_no_value(text: str, place: str) -> None:
+    """An operator with nothing behind it is refused; the empty text is written in quotes, and `~` is a text."""
+    (tree,), faults = parse_yaml(text, None)
+    assert faults == []
+    ((where, message),) = refusals(tree.data)
+    assert (where, "two values are expected" in message or "write `''` for the empty text" in message) == (place, True)
+    for word in ("''", '""', "~", "null"):
+        (tree,), _ = parse_yaml(f"{{attribute: plan, is: {word}}}", None)
+        assert CONDITION.validate_python(tree.data).operators == {"is": word.strip("'\"")}  # type: ignore[union-attr]
 
 
 def test_null_is_no_value() -> None:

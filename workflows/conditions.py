@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from workflows.operators import (
     AttributeRef,
+    Bounds,
     Comparison,
     DateOperators,
     EntryRef,
@@ -196,6 +197,16 @@ class SumTest(Operators):
     """From the first value to the second, both included."""
 
 
+def _summed(value: Any) -> Any:
+    if isinstance(value, Mapping | SumTest):
+        return value
+    found = repr(str(value)) if value else "nothing"
+    raise refusal(
+        "sum",
+        f"a mapping that says what is summed is expected, not {found}: write `sum: {{property: NAME, at_least: 100}}`",
+    )
+
+
 class EventTest(DateOperators, _OnEvent):
     """True when the user did the event often enough, in the window, with all of `where` true of the same event."""
 
@@ -205,9 +216,9 @@ class EventTest(DateOperators, _OnEvent):
         "a number of events is compared by `count: {at_least: 2}`, a sum by `sum: {property: NAME, at_least: 100}`",
     )
 
-    count: HowMany | None = None
+    count: Bounds | None = None
     """How often; left out: at least once. `{exactly: 0}` finds users who never did."""
-    sum: SumTest | None = None
+    sum: Annotated[SumTest, BeforeValidator(_summed)] | None = None
     """In place of `count`: what a property adds up to."""
     where: Condition | None = None
     """A condition over the event's properties."""

@@ -18,13 +18,14 @@ from pydantic import (
     ModelWrapValidatorHandler,
     Tag,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 from pydantic.config import JsonDict
 from pydantic_core import ErrorDetails, InitErrorDetails
 from pydantic_core.core_schema import ErrorType
 
-from workflows.scalars import Boolean, Duration, Factor, Text, Whole, Yes, is_true, nearest, quoted, refusal
+from workflows.scalars import Boolean, Duration, Factor, Text, Unwritten, Whole, Yes, is_true, nearest, quoted, refusal
 
 LOWER_BOUNDS = frozenset({"at_least", "more_than", "after", "within_last"})
 UPPER_BOUNDS = frozenset({"at_most", "less_than", "before", "older_than"})
@@ -148,11 +149,20 @@ Reference: TypeAlias = AttributeRef | PropertyRef | EntryRef
 _REFERENCES = ("attribute", "property", "entry")
 
 
+def _written(value: Any) -> Any:
+    if isinstance(value, Unwritten):
+        raise refusal(
+            "no-value",
+            "no value is written here: write `''` for the empty text; `is_not_set: true` finds what is missing",
+        )
+    return value
+
+
 def _known_value(value: Any) -> Any:
     if isinstance(value, Mapping) and sum(key in value for key in _REFERENCES) != 1:
         known = quoted(f"{{{key}: NAME}}" for key in _REFERENCES)
         raise refusal("reference", f"{dict(value)!r} is no value: write text, or one of {known}")
-    return value
+    return _written(value)
 
 
 def _value_tag(value: Any) -> str:
@@ -264,6 +274,30 @@ class HowMany(Operators):
         return self
 
 
+_NEAR_DAYS = {"today": "0", "tomorrow": "1", "yesterday": "1"}
+
+
+def _bounded(value: Any, info: ValidationInfo) -> Any:
+    """Say how a number is compared, where it was written alone."""
+    if isinstance(value, Mapping | HowMany):
+        return value
+    written = _NEAR_DAYS.get(str(value), str(value))
+    number = written if written.isascii() and written.isdigit() else "3"
+    meant = f"{info.field_name}: {{exactly: {number}}}"
+    if isinstance(value, list | tuple) and len(value) == 2:
+        meant = f"{info.field_name}: {{between: [{value[0]}, {value[1]}]}}"
+    found = repr(str(value)) if value else "nothing"
+    raise refusal(
+        "how-many",
+        f"a mapping that says how it is compared is expected, not {found}: write `{meant}`; "
+        f"it has one of {quoted(HowMany.words)}",
+    )
+
+
+Bounds: TypeAlias = Annotated[HowMany, BeforeValidator(_bounded)]
+"""A test of a whole number, written as a mapping."""
+
+
 class DateOperators(Operators):
     """Comparisons of dates and instants. Where the value is missing, each is false.
 
@@ -295,11 +329,11 @@ class DateOperators(Operators):
     """Not in the past, and not further ahead than this: `7d`."""
     older_than: Duration | None = None
     """Longer ago than this: `90d`."""
-    days_ago: HowMany | None = None
+    days_ago: Bounds | None = None
     """How many calendar days ago, today being 0; false for days to come: `{exactly: 3}`."""
-    days_ahead: HowMany | None = None
+    days_ahead: Bounds | None = None
     """In how many calendar days, today being 0; false for days past: `{at_most: 3}`."""
-    anniversary: HowMany | None = None
+    anniversary: Bounds | None = None
     """In how many calendar days the day and month come round next, today being 0; 29 February counts on the 28th
     in common years."""
 
@@ -354,7 +388,7 @@ class Comparison(DateOperators):
     """A string that begins with this text. False where missing."""
     ends_with: Value | None = None
     """A string that ends with this text. False where missing."""
-    matches: Text | None = None
+    matches: Annotated[Text, BeforeValidator(_written)] | None = None
     """A string in which this regular expression finds something. False where missing."""
     has: Value | None = None
     """A list that holds this value. False where missing or empty."""

@@ -31,6 +31,12 @@ _DURATION = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?
 _FACTOR = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
 
 
+class Unwritten(str):
+    """The text of a value of which nothing was written, as behind `is:`; whoever means the empty text writes `''`."""
+
+    __slots__ = ()
+
+
 def refusal(code: str, text: str) -> PydanticCustomError:
     """Word a validation error, whole: pydantic puts nothing before it.
 

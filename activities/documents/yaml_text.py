@@ -17,6 +17,7 @@ import yaml
 from activities.documents.raw import DocumentPath, Position, Positions, excerpt
 from workflows.conditions import render_path
 from workflows.errors import Fault
+from workflows.scalars import Unwritten
 
 MAX_DEPTH = 60
 """Deepest nesting of mappings and lists: no journey needs a tenth of it, and what reads documents is recursive."""
@@ -155,7 +156,7 @@ class _Builder:
         if character is not None:
             message = f"the character {character} is not allowed in a text: {excerpt(event.value)}"
             self._fault(event, path, "wrong-character", message, "write the character itself, not an escape")
-        return str(event.value)
+        return str(event.value) if event.value or not event.implicit[0] else Unwritten()
 
     def _sequence(self, path: DocumentPath, kept: bool) -> list[Any]:
         items: list[Any] = []
