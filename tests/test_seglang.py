@@ -150,6 +150,14 @@ FAULTS = [
     ('T("Citty", eq, "x")', "1:3", "unknown tag 'Citty'; users and devices have user_id", "`City`"),
     ('T("Plan", eq, "x")', "1:3", "the tag 'Plan' may be `plan`, `PLAN`", "upper and lower case"),
     ('T("City", eqq, "x")', "1:11", "unknown operator 'eqq'", "`EQ`"),
+    ('T("Age", gt, 18)', "1:10", "unknown operator 'gt'", "`GTE` includes its value: write `GTE, 19`; Age takes `EQ`"),
+    ('T("Age", LT, 18)', "1:10", "unknown operator 'LT'", "`LTE` includes its value: write `LTE, 17`; Age takes"),
+    ('T("Age", more_than, -1)', "1:10", "unknown operator 'more_than'", "write `GTE, 0`"),
+    ('T("score", gt, .5)', "1:12", "unknown operator", 'write `T("score", EXISTS) \\ T("score", LTE, .5)`'),
+    ('T("born", lt, "2000-01-01")', "1:11", "'lt'", '`T("born", EXISTS) \\ T("born", GTE, "2000-01-01")`'),
+    ('T("price", gt, "3 EUR")', "1:12", "unknown operator", "in YAML, `{attribute: price, more_than: 3 EUR}`"),
+    ('T("app", lt, 1.10)', "1:10", "unknown operator", '`T("app", EXISTS) \\ T("app", GTE, 1.10)`'),
+    ('T("City", gt, "x")', "1:11", "unknown operator 'gt'", "City takes `EQ`, `EQUALS`, `NOTEQ`, `IN`, `NOTIN`"),
     ('T("City", eq, x)', "1:15", "the text 'x' stands without quotes", '`"x"`'),
     ('T("City", gte, "x")', "1:11", "`GTE` does not compare a string", "`EQ`, `EQUALS`, `NOTEQ`, `IN`, `NOTIN`"),
     ('T("Favourite teams", gte, "x")', "1:22", "`GTE` does not compare a list", "`EQ`"),
@@ -202,6 +210,23 @@ def test_fault(text: str, place: str, message: str, hint: str) -> None:
     assert message in found[0].message
     assert hint in found[0].hint
     assert "\n" not in found[0].message
+
+
+@pytest.mark.parametrize(
+    ("strict", "condition_meant"),
+    [
+        ('T("score", gt, .5)', "{attribute: score, more_than: .5}"),
+        ('T("Age", lt, 18)', "{attribute: Age, less_than: 18}"),
+        ('T("born", lt, "2000-01-01")', "{attribute: born, less_than: 2000-01-01}"),
+    ],
+)
+def test_hints_keep_the_meaning(tables: Tables, strict: str, condition_meant: str) -> None:
+    """What a hint writes in place of `gt` and `lt` selects the users that were meant."""
+    (fault,) = faults(strict)
+    written = fault.hint.split("write `")[1].split("`")[0]
+    if not written.startswith("T("):
+        written = f'T("Age", {written})'
+    assert tables.select(read_seglang(written, schema())) == tables.select(condition(condition_meant))
 
 
 def test_all_faults() -> None:

@@ -45,6 +45,12 @@ OPERATORS = {
 }
 """Each operator, and the one of the segment language that says the same."""
 
+_MORE = ("GTE", "LTE", 1, "more_than")
+_LESS = ("LTE", "GTE", -1, "less_than")
+_STRICT = {"GT": _MORE, "GREATERTHAN": _MORE, "MORETHAN": _MORE, "LT": _LESS, "LESSTHAN": _LESS}
+"""Operators that exclude the value, which Pushwoosh does not have: the one that includes it, the opposite of the one
+that is meant, the step to the next whole number, and the word of the segment language."""
+
 _POSITIVE = {"is_not": "is", "not_in": "in"}
 _ON_LISTS = {"is": "has", "contains": "has", "in": "has_any"}
 _SEVERAL = ("between", "in", "not_in")
@@ -156,7 +162,7 @@ class _Translation:
             self.parser.fault("seglang", values[0].at, f"{_shown(values[0])} is no name of a tag", shape)
         else:
             column = self.column(values[0])
-            word = self.operator(values[1])
+            word = self.operator(values[1], column, values[2:])
             if column and word and self.has_count(values[1], word, values[2:]):
                 data = self.test(column, word, values)
         return _Meant(data or {"everyone": "true"}, {(): call.at})
@@ -189,13 +195,19 @@ class _Translation:
         self.parser.fault("unknown-tag", name.at, f"unknown tag {name.text!r}{listed}", hint)
         return None
 
-    def operator(self, written: Value) -> str | None:
+    def operator(self, written: Value, column: tuple[str, str, Kind] | None, values: list[Value]) -> str | None:
         """Read an operator: the word of the segment language that says the same."""
         name = written.text.upper().replace(" ", "").replace("_", "")
-        if written.form in {"word", "text"} and name in OPERATORS:
+        known = written.form in {"word", "text"}
+        if known and name in OPERATORS:
             return OPERATORS[name]
-        near = nearest(written.text, OPERATORS) if written.form in {"word", "text"} else []
-        hint = f"did you mean {quoted(near)}?" if near else f"known are {quoted(OPERATORS)}"
+        fitting = [key for key, word in OPERATORS.items() if column is None or _takes(word, column[2])]
+        near = nearest(written.text, OPERATORS) if known and name not in _STRICT else []
+        hint = f"did you mean {quoted(near)}?" if near else f"known are {quoted(fitting)}"
+        if column is not None:
+            hint = f"did you mean {quoted(near)}?" if near else f"{column[1]} takes {quoted(fitting)}"
+            if known and name in _STRICT and "GTE" in fitting:
+                hint = f"{_without_the_value(name, column, values)}; {hint}"
         self.parser.fault("unknown-operator", written.at, f"unknown operator {_shown(written)}", hint)
         return None
 
@@ -281,6 +293,20 @@ class _Translation:
 def _takes(word: str, kind: Kind) -> bool:
     positive = _POSITIVE.get(word, word)
     return kind in TAKES[_ON_LISTS.get(positive, positive) if kind == "list" else word]
+
+
+def _without_the_value(operator: str, column: tuple[str, str, Kind], values: list[Value]) -> str:
+    """Say how `more than` or `less than` is written, which have no operator."""
+    including, opposite, step, word = _STRICT[operator]
+    subject, name, kind = column
+    value = values[0].text if len(values) == 1 and values[0].form in {"number", "text"} else EXAMPLES[kind]
+    if kind == "integer" and value.lstrip("+-").isdecimal():
+        return f"`{including}` includes its value: write `{including}, {int(value) + step}`"
+    if subject == "attribute" and kind != "price":
+        shown = value if kind in {"integer", "number", "version"} else f'"{value}"'
+        return f'`{including}` includes its value: write `T("{name}", EXISTS) \\ T("{name}", {opposite}, {shown})`'
+    # What is taken away by the opposite would be other currencies too, or a user's other devices.
+    return f"`{including}` includes its value: write it in YAML, `{{{subject}: {name}, {word}: {value}}}`"
 
 
 def _joined(word: str, parts: list[_Meant]) -> _Meant:
