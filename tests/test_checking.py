@@ -122,7 +122,7 @@ TYPOS = {
     "more_than: 3 EUR": ("more_then: 3 EUR", f"unknown-key {AUDIENCE}.all[5].sum.more_then"),
     "90d": ("90 days", f"duration {AUDIENCE}.all[5].within_last"),
     "{segment: known": ("{segment: knwon", f"unknown-segment {AUDIENCE}.all[6].segment"),
-    "column: client": ("column: klient", f"import-refused {AUDIENCE}.all[7].file"),
+    "column: client": ("column: klient", f"unknown-column {AUDIENCE}.all[7].column"),
     "country": ("contry", "unknown-attribute exit_when.not.not.attribute"),
     "is: SE": ("iss: SE", "unknown-key exit_when.not.not.iss"),
     "at_least: 20 EUR": ("at_least: 20", "unreadable-value goals.won.trigger.where.at_least"),

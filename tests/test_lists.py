@@ -57,6 +57,20 @@ def test_a_list_tells_three_numbers_and_what_was_assumed(changed: Commands) -> N
     assert "Windows-1252" in shown.err
 
 
+def test_a_misspelt_column_is_told_with_the_one_that_was_meant(changed: Commands) -> None:
+    """A document or a command that names no column of the file is wrong itself: no header is to be renamed."""
+    changed.write("u.csv", "user_id,since\nu1,2020\n")
+    (given,) = changed("segment", "import", "new", "u.csv", "--column", "user_idd", "--json").errors
+    written = "all:\n- {file: u.csv,\n   column: user_idd}\n"
+    (told,) = changed("segment", "preview", "-", "--json", stdin=written).errors
+    for fault in (given, told):
+        assert (fault["code"], fault["hint"]) == ("unknown-column", "did you mean `user_id`?")
+        assert "there is no column 'user_idd'; the header is: 'user_id', 'since'" in fault["message"]
+    assert (told["path"], told["line"], told["column"]) == ("match.all[0].column", 3, 12)
+    (far,) = changed("segment", "import", "new", "u.csv", "--column", "quite", "--json").errors
+    assert far["hint"] == "name the column that holds the ids"
+
+
 def test_a_file_of_another_name_makes_no_version(changed: Commands) -> None:
     """A list of the very same ids in a file of another name is the version there is."""
     shutil.copy(changed.folder / "vip.csv", changed.folder / "copy.csv")

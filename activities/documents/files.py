@@ -82,7 +82,8 @@ def read_files(
                 rejects_dir=rejects_dir,
             )
         except ImportRefused as error:
-            listed.faults.append(Fault(code=error.code, path=path, message=error.message, hint=error.hint))
+            where = render_path((*at, "column")) if error.code == "unknown-column" else path
+            listed.faults.append(Fault(code=error.code, path=where, message=error.message, hint=error.hint))
             continue
         listed.found[ref] = found
         listed.warnings += _warnings(found.report, ref, path)
