@@ -250,7 +250,12 @@ def _one_segment(source: str, name: str) -> RawDocument:
         text = stream_text(sys.stdin.buffer, shown)
     else:
         shown, folder = source, Path(source).parent
-        text = file_text(Path(source))
+        try:
+            with Path(source).open("rb") as stream:  # of a pipe too, such as `<(...)` of a shell
+                text = stream_text(stream, shown)
+        except OSError:
+            file_text(Path(source))  # words what is wrong with the file
+            raise
     form: Any = "json" if source.endswith(".json") else "yaml"
     trees, faults = parse_json(text, shown) if form == "json" else parse_yaml(text, shown)
     if not any(_is_document(tree) for tree in trees):
