@@ -26,6 +26,20 @@ DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 UNFOLDED = 1_000
 """Width of what goes to a file or a pipe: a row stays one line there, so that other programs can read it."""
 
+LOOKING = (
+    ("check",),
+    ("diff",),
+    ("draw",),
+    ("explain",),
+    ("plan",),
+    ("push", "preview"),
+    ("segment", "explain"),
+    ("segment", "preview"),
+    ("test",),
+    ("try",),
+)
+"""Commands that read documents and change nothing anyway: that nothing was changed says nothing of their failures."""
+
 Arguments = ParamSpec("Arguments")
 
 
@@ -149,8 +163,14 @@ def print_failure(error: JourneyError) -> int:
     else:
         print_faults(error.faults, label="error")
         if isinstance(error, DefinitionError):
-            click.echo(f"{counted(len(error.faults), 'error')}; nothing was changed", err=True)
+            said = "" if _only_looks() else "; nothing was changed"
+            click.echo(f"{counted(len(error.faults), 'error')}{said}", err=True)
     return REFUSED if error.refused else FAILED
+
+
+def _only_looks() -> bool:
+    words = tuple(word for word in sys.argv[1:] if not word.startswith("-"))
+    return any(words[: len(command)] == command for command in LOOKING)
 
 
 def json_option(command: Callable[Arguments, Any]) -> Callable[Arguments, Any]:

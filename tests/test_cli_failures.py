@@ -58,6 +58,29 @@ def test_what_makes_no_sense_is_refused(house_of_all: Commands, words: str, code
     assert house_of_all.kept() == before
 
 
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        ("save bad.yaml", True),
+        ("segment save bad bad.yaml", True),
+        ("segment preview bad.yaml", False),
+        ("segment explain bad.yaml u1", False),
+        ("plan bad.yaml", False),
+        ("diff bad.yaml bad.yaml", False),
+        ("check bad.yaml", False),
+    ],
+)
+def test_only_what_would_have_changed_something_says_it_did_not(
+    house_of_all: Commands, words: str, changes: bool
+) -> None:
+    """The last line of a refusal tells that nothing was changed where somebody could fear that something was."""
+    house_of_all.write("bad.yaml", "segment: bad\nmatch: {attribute: nosuch, iss: 1}\n")
+    said = house_of_all(*words.split())
+    assert said.status == 2
+    assert ("nothing was changed" in said.err) is changes
+    assert said.err.rstrip().endswith("2 errors; nothing was changed" if changes else "2 errors") or "check" in words
+
+
 def test_an_unknown_name_is_told_with_those_that_exist(house_of_all: Commands) -> None:
     """What was probably meant is said."""
     assert "hello" in house_of_all("show", "helo", "--json").errors[0]["message"]
