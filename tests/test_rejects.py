@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -65,6 +66,18 @@ def test_rejected_rows_of_imports_at_once_are_all_there(tmp_path: Path) -> None:
         )
     assert len(set(found)) == 40
     assert sorted(int(Path(str(path)).read_text().split(",")[-1]) for path in found) == list(range(40))
+
+
+def test_rejects_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system that knows no hard links the rejects have names of their own all the same."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    found = [write_rejects(tmp_path / "users.csv", None, [Reject(n, "x", str(n))], NOW) for n in range(3)]
+    assert [Path(str(path)).read_text().split(",")[-1] for path in found] == ["0\n", "1\n", "2\n"]
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_rejects_of_a_file_with_a_long_name(desk: Desk) -> None:

@@ -76,13 +76,24 @@ def _named(unfinished: Path, name: str) -> Path:
     path, number = unfinished.with_name(f"{name}.rejects.csv"), 1
     while True:
         try:
-            # Unlike a renaming, a link replaces nothing, whoever else asks for the name at this moment.
-            path.hardlink_to(unfinished)
+            _take_name(path, unfinished)
         except FileExistsError:
             number += 1
             path = unfinished.with_name(f"{name}-{number}.rejects.csv")
         else:
             return path
+
+
+def _take_name(path: Path, unfinished: Path) -> None:
+    """Give a whole file a name that no file has; raises FileExistsError where one has it, whoever else asks for it."""
+    try:
+        path.hardlink_to(unfinished)
+    except FileExistsError:
+        raise
+    except OSError:
+        # Some file systems know no links. There the name is taken first, by an empty file.
+        path.open("x").close()
+        unfinished.replace(path)
 
 
 def remove_unfinished(folder: Path, *, before: datetime, dry_run: bool = False) -> int:
