@@ -32,6 +32,7 @@ LARGE = {
     "circle": "journey: a\nentries: {s: {kind: audience-entry, audience: {everyone: true}, next: e0}}\nelements:\n"
     + "".join(f"  e{n}: {{kind: push, message: {{title: a, body: b}}, next: e{(n + 1) % 900}}}\n" for n in range(900)),
     "leaves": "segment: a\nmatch: {any: [" + ", ".join(f"{{attribute: age, is: {n}}}" for n in range(2_000)) + "]}",
+    "typos": "segment: a\nmatch: {any: [" + "{attribute: age, iss: 1}, {attribute: age, is: 1}, " * 490 + "]}",
     "parts": "segment: a\nmatch: {any: [" + "{everyone: true}, " * 150_000 + "]}",
     "values": "segment: a\nmatch: {attribute: plan, in: [" + ", ".join(f"v{n}" for n in range(50_000)) + "]}",
     "depth": "segment: a\nmatch: " + "{not: " * 55 + "{everyone: true}" + "}" * 55,

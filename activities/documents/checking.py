@@ -28,6 +28,9 @@ from workflows.documents import AudienceEntry, ConditionSplit, JourneyDocument, 
 from workflows.errors import DefinitionError, Fault, NotFoundError
 from workflows.graph import graph_faults
 
+MOST_FAULTS = 500
+"""With more faults of its form, what remains of a document is not looked at: nobody reads further."""
+
 
 @dataclass
 class Checked:
@@ -129,7 +132,8 @@ def check_documents(
         except ValidationError as error:
             faults = faults_of(error, raw, model)
             checked.faults += faults
-            partly.append((raw, without_faults(raw, model, faults), faults))
+            if len(faults) <= MOST_FAULTS:
+                partly.append((raw, without_faults(raw, model, faults), faults))
     _repeated_names(checked)
     schema: Schema = {str(name): stores.tables.schema(name) for name in TABLES}
     # A document with faults will exist once it is mended: what refers to it has no fault of its own.
@@ -148,13 +152,7 @@ def check_documents(
             warnings += unknown_events(document, stores.tables)
             checked.warnings += [_placed(warning, raw) for warning in warnings]
     for raw, rest, told in partly:
-        if rest is None:
-            found = _condition_faults(raw, told, schema, known)
-        else:
-            found = _document_faults(stores, raw, rest, schema, known)
-            found += read_files(
-                stores, raw.name, raw.folder, _files_of(rest), saving=checked.segments, rejects_dir=rejects_dir
-            ).faults
+        found = _faults_left(stores, checked, raw, rest, told, schema, known)
         checked.faults += [_placed(fault, raw) for fault in found]
     if not checked.faults:
         for raw, document in checked.documents:
@@ -197,6 +195,23 @@ def _document_faults(
         faults += trigger_faults(document, schema)[0]
         faults += element_faults(document, schema, known)
     return faults
+
+
+def _faults_left(
+    stores: Stores,
+    checked: Checked,
+    raw: RawDocument,
+    rest: JourneyDocument | SegmentDocument | None,
+    told: list[Fault],
+    schema: Schema,
+    known: set[str],
+) -> list[Fault]:
+    """Check what remains of a document without the faults of its form, which were told."""
+    if rest is None:
+        return _condition_faults(raw, told, schema, known)
+    found = _document_faults(stores, raw, rest, schema, known)
+    files = read_files(stores, raw.name, raw.folder, _files_of(rest), saving=checked.segments, rejects_dir=None)
+    return found + files.faults
 
 
 def _condition_faults(raw: RawDocument, told: list[Fault], schema: Schema, known: set[str]) -> list[Fault]:
