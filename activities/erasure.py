@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import json
 import re
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -236,9 +238,32 @@ def _rejects(folder: Path, user_id: str) -> Iterator[tuple[Path, list[list[str]]
     for path in sorted(folder.glob("*.csv")):
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.reader(file))
-        naming = [row for row in rows if any(user_id in map(str.strip, CELLS.split(cell)) for cell in row)]
+        # Not the line, which may be a number that somebody is called by.
+        naming = [row for row in rows if any(_names(cell, user_id) for cell in row[1:])]
         if naming:
             yield path, [row for row in rows if row not in naming], naming
+
+
+def _names(text: str, user_id: str) -> bool:
+    """Tell whether a rejected row, as it stands in its file, or the reason names a user: rather too often than not."""
+    if user_id in map(str.strip, CELLS.split(text)):
+        return True
+    for delimiter in ",;\t":
+        with suppress(csv.Error):
+            if any(user_id == cell.strip() for row in csv.reader([text], delimiter=delimiter) for cell in row):
+                return True
+    with suppress(ValueError, RecursionError):
+        return user_id in map(str.strip, _scalars(json.loads(text, parse_int=str, parse_float=str)))
+    return False
+
+
+def _scalars(value: Any) -> Iterator[str]:
+    """Give all that a JSON value holds, as text."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _scalars(inner)
+    elif value is not None:
+        yield str(value)
 
 
 async def _runs(client: Client, stores: Stores, user_id: str) -> list[FoundRun]:

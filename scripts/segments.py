@@ -31,6 +31,7 @@ from scripts.explaining import print_tree, require_user
 from scripts.output import (
     enumerated,
     faults_json,
+    instant_json,
     json_option,
     people,
     print_faults,
@@ -42,8 +43,11 @@ from workers.documents import is_file, name_and_version
 from workers.engine import Engine
 from workflows.conditions import SUBJECTS, Condition, SegmentRef
 from workflows.documents import SegmentDocument
-from workflows.errors import DefinitionError, Fault, RefusedError
+from workflows.errors import DefinitionError, Fault, NotFoundError, RefusedError
 from workflows.scalars import quoted
+
+SIZES = ("users", "devices", "reachable")
+"""What is told of a segment's size, side by side."""
 
 
 @click.group()
@@ -60,15 +64,15 @@ def list_segments() -> None:
     rows: list[dict[str, Any]] = []
     with Engine.open() as engine:
         for saved in engine.stores.catalogue.newest("segment"):
-            found = _evaluate_name(engine, saved.name, now)
+            kind = "imported" if isinstance(saved.document, ImportedSegment) else "built"
+            try:
+                found = _evaluate_name(engine, saved.name, now)
+            except (DefinitionError, NotFoundError) as error:
+                print_faults(error.faults, label=f"segment {saved.name}: error")
+                rows.append({"segment": saved.name, "kind": kind, **dict.fromkeys(SIZES), "as_of": instant_json(now)})
+                continue
             count = count_segment(engine.stores, found)
-            rows.append(
-                {
-                    "segment": saved.name,
-                    "kind": "imported" if isinstance(saved.document, ImportedSegment) else "built",
-                    **count.model_dump(mode="json", exclude={"tables"}),
-                }
-            )
+            rows.append({"segment": saved.name, "kind": kind, **count.model_dump(mode="json", exclude={"tables"})})
     if wants_json():
         print_json({"segments": rows})
     else:
@@ -122,7 +126,7 @@ def import_segment(name: str, file: Path, column: str | None, identifier: Any, a
             size = count_segment(stores, _evaluate_name(engine, f"{name}@{saved.version}", datetime.now(UTC)))
     report = membership.report
     numbers = {what: getattr(report, what) for what in NUMBERS}
-    sizes = {"users": size.users, "devices": size.devices, "reachable": size.reachable}
+    sizes = {what: getattr(size, what) for what in SIZES}
     if wants_json():
         told = {"rejects_file": report.rejects_file, "size": sizes, "warnings": report.warnings}
         print_json({"segment": name, "version": saved.version, **numbers, **told})

@@ -68,7 +68,7 @@ def test_what_is_no_file_is_refused_at_once(changed: Commands, name: str, said: 
         os.mkfifo(changed.folder / name)
     elif name.startswith("folder"):
         (changed.folder / name).mkdir()
-    for words in ("import users", "segment import vip"):
+    for words in ("import users", "segment import vip", "segment import vip --column user_id"):
         found = changed(*words.split(), name, "--json")
         assert found.status == 2
         assert said in found.errors[0]["message"]

@@ -22,6 +22,8 @@ from activities.records.database import METADATA
 from activities.records.personal import DELETED, EMPTIED, RENAMED, owned_tables
 from activities.records.reports import explain, list_pushes
 from activities.records.rows import passages, refusals
+from activities.tables.imports import import_table
+from activities.tables.schema import Kind
 from tests.commands import Commands
 from tests.house import House, open_house
 from workflows.contracts import USERS_QUEUE, Audience, UserJourneyInput, user_workflow_id
@@ -313,3 +315,38 @@ def test_the_commands(tmp_path: Path) -> None:
     }
     assert here("user", "erase", USER, "--without-runs", "--yes", "--json").codes == ["unknown-user"]
     assert json.loads(here("tables", "--json").out)["tables"][0]["rows"] == 0
+
+
+GOOD = [f"g{number}" for number in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (
+            "bad.ndjson",
+            [
+                *(f'{{"user_id": "{user}", "n": 1}}' for user in GOOD),
+                *('{"user_id":1234567,"n":"bad"}', '{"n":"bad","user_id": 7654321}'),
+                r'{"n":"bad","user_id":"u\u00e9"}',
+                    '{"user_id":1234567,"n":"bad"}',
+                    '{"n":"bad","user_id": 7654321}',
+                    r'{"n":"bad","user_id":"u\u00e9"}',
+                ),
+            ],
+        ),
+        ("bad.csv", ["user_id,n", *(f"{user},1" for user in GOOD), "1234567,bad", " 7654321 ,bad", "ué,bad"]),
+        ("semicolons.csv", ["user_id;n", *(f"{user};1" for user in GOOD), "1234567;bad", "7654321;bad", "ué;bad"]),
+        ("quoted.csv", ["user_id,n", *(f"{user},1" for user in GOOD), '"1234567",bad', '"7654321",bad', '"ué",bad']),
+    ],
+)
+async def test_rejected_rows_name_users_as_they_stand(house: House, name: str, lines: list[str]) -> None:
+    """However a rejected row is written, it is found by its user's id, and by no part of it, nor by its line."""
+    path, aside = house.settings.home / name, house.settings.rejects
+    path.write_text("\n".join(lines), encoding="utf-8")
+    kinds: dict[str, Kind] = {"n": "integer"}
+    now = datetime.now(UTC)
+    import_table(house.stores.tables, "users", path, now=now, schema_overrides=kinds, rejects_dir=aside)
+    for user_id, rows in (("1234567", 1), ("7654321", 1), ("ué", 1), ("123456", 0), ("8", 0)):
+        found = await find_user(house.stores, None, user_id, aside)
+        assert sum(found.rejects.values()) == rows, user_id

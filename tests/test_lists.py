@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from activities.documents.files import NAME_LENGTH, segment_names
 from tests.commands import Commands
+from workers.engine import Engine
 from workflows.conditions import FileRef
+from workflows.documents import SegmentDocument
 
 
 def ids(commands: Commands, segment: str) -> list[str]:
@@ -160,6 +163,29 @@ def test_a_list_in_place_does_not_replace_a_condition(changed: Commands, beside:
     assert "'solo-vip'" in said.errors[0]["message"]
     assert beside or ids(changed, "solo-vip") == ["u3"]
     assert "solo" not in [row["journey"] for row in changed("list", "--json").json["journeys"]]
+
+
+def test_a_list_in_place_does_not_replace_a_list_of_another_file(changed: Commands) -> None:
+    """A list that somebody imported by hand is not replaced by a document's file that would be called as it."""
+    changed.write("one.csv", "user_id\nu3\n")
+    assert changed("segment", "import", "solo-vip", "one.csv").status == 0
+    changed.write("solo.yaml", SOLO)
+    said = changed("save", "solo.yaml", "--json")
+    assert said.codes == ["name-taken"]
+    assert "the list of 'one.csv'" in said.errors[0]["message"]
+    assert ids(changed, "solo-vip") == ["u3"]
+
+
+def test_one_segment_that_cannot_be_counted_hides_no_other(changed: Commands) -> None:
+    """A stored segment that can be evaluated no more is told, and the others are counted."""
+    with Engine.open(changed.settings) as engine:
+        lost = SegmentDocument.model_validate({"segment": "lost", "match": {"segment": "nowhere"}})
+        engine.stores.catalogue.save([], lambda _: [lost], datetime.now(UTC))
+    said = changed("segment", "list", "--json")
+    sizes = {row["segment"]: row["users"] for row in said.json["segments"]}
+    assert (said.status, sizes["lost"], sizes["vip"]) == (0, None, 3)
+    assert "segment lost" in said.err
+    assert "nowhere" in said.err
 
 
 def test_checking_writes_nothing(changed: Commands) -> None:

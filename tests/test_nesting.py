@@ -118,3 +118,25 @@ def test_the_digest_names_what_is_referred_to(house: House) -> None:
     zoned = digest().digest(condition)
     house.save("segment: s0\nmatch: {attribute: seen, is: 2026-03-28}\n")
     assert len({before, zoned, digest().digest(condition)}) == 3
+
+
+def test_what_refers_to_a_segment_is_not_broken_by_it(house: House) -> None:
+    """A segment that grows so that a saved one or a journey could not be evaluated is refused, and both go on."""
+    house.save("segment: core\nmatch: {attribute: plan, is: paid}\n")
+    house.save("segment: thrice\nmatch: {any: [{segment: core}, {not: {segment: core}}, {segment: core}]}\n")
+    large = ", ".join("{attribute: plan, is: paid}" for _ in range(PARTS_LIMIT // 2))
+    with pytest.raises(DefinitionError) as refused:
+        house.save(f"segment: core\nmatch: {{any: [{large}]}}\n")
+    (fault,) = refused.value.faults
+    assert (fault.code, fault.line) == ("too-large", 1)
+    assert "'thrice'" in fault.message
+    assert len(users(house, {"segment": "thrice"})) == 6
+    house.save(f"segment: other\nmatch: {{any: [{large}]}}\n")
+
+
+def test_independent_circles_are_all_told(house: House) -> None:
+    """Each circle is told once, whatever others there are."""
+    circles = "segment: a\nmatch: {segment: a}\n---\nsegment: m\nmatch: {segment: n}\n---\nsegment: n\n"
+    with pytest.raises(DefinitionError) as refused:
+        house.save(circles + "match: {segment: m}\n")
+    assert [(fault.code, fault.line) for fault in refused.value.faults] == [("circle", 2), ("circle", 5)]

@@ -151,6 +151,7 @@ FAULTS = [
     ('T("Plan", eq, "x")', "1:3", "the tag 'Plan' may be `plan`, `PLAN`", "upper and lower case"),
     ('T("City", eqq, "x")', "1:11", "unknown operator 'eqq'", "`EQ`"),
     ('T("Age", gt, 18)', "1:10", "unknown operator 'gt'", "`GTE` includes its value: write `GTE, 19`; Age takes `EQ`"),
+    ('T("Age", gt, "+-5")', "1:10", "unknown operator 'gt'", "`GTE` includes its value: write `T("),
     ('T("Age", LT, 18)', "1:10", "unknown operator 'LT'", "`LTE` includes its value: write `LTE, 17`; Age takes"),
     ('T("Age", more_than, -1)', "1:10", "unknown operator 'more_than'", "write `GTE, 0`"),
     ('T("score", gt, .5)', "1:12", "unknown operator", 'write `T("score", EXISTS) \\ T("score", LTE, .5)`'),

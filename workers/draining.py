@@ -13,8 +13,8 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 
 END_SECONDS = 5.0
 """How long after the drain's bound the process ends by force: cancelled activities write down what they can."""
-IDLE_SECONDS = 5.0
-"""How long nothing has to run before a process that drains ends without its last polls.
+IDLE_SECONDS = 6.0
+"""How long nothing has to run before a process that drains ends without its last polls: spans are sent every 5.
 
 The SDK waits for the server to give back each poll. A server before temporalio/temporal's pull request 11841 may miss
 one that comes at the same moment, and keeps it for a minute; a server that cannot be reached gives none back.

@@ -135,14 +135,16 @@ async def serving(
             client = await connect(settings, plugin, runtime=runtime, interceptors=spans)
             await require_readable_runs(client, codec)
             interceptors = [TaskLogging(), OutcomeCounting(meters), *filter(None, [draining])]
-            async with run_workers(client, settings, role, interceptors):
-                sweeping = asyncio.create_task(Events(stores).keep_sweeping(client))
-                try:
-                    yield client, stores
-                finally:
-                    sweeping.cancel()
-            if draining is not None:
-                draining.finish()
+            try:
+                async with run_workers(client, settings, role, interceptors):
+                    sweeping = asyncio.create_task(Events(stores).keep_sweeping(client))
+                    try:
+                        yield client, stores
+                    finally:
+                        sweeping.cancel()
+            finally:
+                if draining is not None:
+                    draining.finish()
 
 
 async def until_told_to_stop(others: Sequence[asyncio.Event] = ()) -> None:

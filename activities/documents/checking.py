@@ -242,7 +242,7 @@ def _pinned_faults(stores: Stores, ref: SegmentRef, path: Place) -> list[Fault]:
 
 def _try_out(stores: Stores, checked: Checked, now: datetime) -> None:
     """Evaluate every condition once: circles and nesting too deep are faults, segments of nobody are warnings."""
-    versions = stores.segments.versions()
+    versions, faulty = stores.segments.versions(), set[str]()
     for position, (raw, document) in enumerate(checked.documents):
         zone = document.timezone or stores.segments.zone
         references: References = stores.segments.references(
@@ -252,10 +252,12 @@ def _try_out(stores: Stores, checked: Checked, now: datetime) -> None:
             try:
                 found = stores.segments.evaluate(condition, now, zone=zone, versions=versions, references=references)
             except (DefinitionError, NotFoundError) as error:
-                # Told once: whatever refers to a segment that is too deep is so too.
-                faults = [fault for fault in error.faults if fault.code not in {told.code for told in checked.faults}]
-                placed = (fault.model_copy(update={"path": render_path(at)}) for fault in faults)
-                checked.faults += [_placed(fault, raw) for fault in placed]
+                # Told once: whatever refers to a segment that cannot be evaluated cannot be either.
+                if not faulty & {node.name for _, node in walk(condition) if isinstance(node, SegmentRef)}:
+                    placed = (fault.model_copy(update={"path": render_path(at)}) for fault in error.faults)
+                    checked.faults += [_placed(fault, raw) for fault in placed]
+                if isinstance(document, SegmentDocument):
+                    faulty.add(document.segment)
                 continue
             # Whom a schedule, a wait or an exit criterion means is often still to come.
             if found.users.is_empty() and _meant_now(document, at):
@@ -266,6 +268,39 @@ def _try_out(stores: Stores, checked: Checked, now: datetime) -> None:
                     hint="see each part of it for one user with: journeys segment explain NAME|FILE USER",
                 )
                 checked.warnings.append(_placed(warning, raw))
+    if not checked.faults and checked.segments:
+        checked.faults += _dependents(stores, checked)
+
+
+def _dependents(stores: Stores, checked: Checked) -> list[Fault]:
+    """Find what is saved, refers to these segments, and could not be evaluated with them any more."""
+    before, after = stores.segments.references(), stores.segments.references(saving=checked.segments)
+    raw = next(raw for raw, document in checked.documents if isinstance(document, SegmentDocument))
+    beside = {(raw.kind, raw.name) for raw, _ in checked.documents}
+    faults = []
+    for saved in (*stores.catalogue.newest("segment"), *stores.catalogue.newest("journey")):
+        if (saved.kind, saved.name) in beside or not isinstance(saved.document, JourneyDocument | SegmentDocument):
+            continue
+        for _, condition in conditions_of(saved.document):
+            error = _unfit(after, condition)
+            if error is not None and _unfit(before, condition) is None:
+                (fault,) = error.faults
+                message = f"with it the saved {saved.kind} {saved.name!r} could not be evaluated: {fault.message}"
+                told = Fault(code=fault.code, path="segment", message=message, hint=fault.hint)
+                faults.append(_placed(told, raw))
+                break
+    return faults
+
+
+def _unfit(references: References, condition: Condition) -> DefinitionError | None:
+    """Tell why a condition cannot be evaluated, if its references lead anywhere at all."""
+    try:
+        references.require_fit(condition)
+    except DefinitionError as error:
+        return error
+    except NotFoundError:
+        return None
+    return None
 
 
 def _meant_now(document: JourneyDocument | SegmentDocument, at: Place) -> bool:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from activities.records.catalogue import ImportedSegment
 from activities.segments.imported import Membership, read_members
 from activities.stores import Stores
 from activities.tables.identifiers import IdentifierReport
 from workflows.conditions import FileRef, render_path
-from workflows.documents import SegmentDocument
 from workflows.errors import Fault, ImportRefused, NotFoundError
 
 NAME_LENGTH = 80
@@ -116,8 +116,11 @@ def segment_names(document: str, refs: Iterable[FileRef]) -> dict[FileRef, str]:
 
 
 def _named(document: str, *parts: str) -> str:
-    slugs = ("".join(sign if sign.isascii() and sign.isalnum() else "-" for sign in part.lower()) for part in parts)
-    return "-".join((document, *(slug.strip("-") or "file" for slug in slugs)))[:NAME_LENGTH].rstrip("-")
+    return "-".join((document, *map(_slug, parts)))[:NAME_LENGTH].rstrip("-")
+
+
+def _slug(part: str) -> str:
+    return "".join(sign if sign.isascii() and sign.isalnum() else "-" for sign in part.lower()).strip("-") or "file"
 
 
 def _out_of_reach(folder: Path | None, ref: FileRef, path: str) -> Fault | None:
@@ -140,17 +143,20 @@ def _out_of_reach(folder: Path | None, ref: FileRef, path: str) -> Fault | None:
 
 
 def _taken(stores: Stores, name: str, ref: FileRef, saving: Collection[str], path: str) -> Fault | None:
-    """Refuse a file whose list would replace a condition: whatever refers to that would mean other users."""
+    """Refuse a file whose list would replace a condition or a list of another file: who refers to it means those."""
     try:
-        taken = name in saving or isinstance(stores.catalogue.find("segment", name).document, SegmentDocument)
+        holds = None if name in saving else stores.catalogue.find("segment", name).document
     except NotFoundError:
         return None
-    if not taken:
-        return None
+    what = "a condition"
+    if isinstance(holds, ImportedSegment):
+        if _slug(Path(holds.source).stem) == _slug(Path(ref.file).stem):
+            return None
+        what = f"the list of {holds.source!r}"
     return Fault(
         code="name-taken",
         path=path,
-        message=f"the file {ref.file!r} would be imported as the segment {name!r}, and that is a condition",
+        message=f"the file {ref.file!r} would be imported as the segment {name!r}, and that is {what}",
         hint="rename the file or that segment; or import it with `journeys segment import NAME FILE` and write "
         "{segment: NAME}",
     )

@@ -7,6 +7,7 @@ that are right. All other nodes keep their places.
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -100,8 +101,9 @@ def without_faults(
     data = copy.deepcopy(raw.data)
     faulty = [raw.path_of(fault.path) for fault in faults]
     conditions = {path[: _condition_at(path)] for path in faulty if _condition_at(path)}
-    for path in faulty:
-        end = _condition_at(path) or len(path)
+    # Each once: of a condition with many faults the rest is one.
+    for path in dict.fromkeys(path[: _condition_at(path) or len(path)] for path in faulty):
+        end = len(path)
         if not path or (path[0] in ("entries", "elements") and end < WITHIN_AN_ELEMENT):
             return None  # without a whole element, branches would seem to lead nowhere
         holder = _found(data, path[: end - 1])
@@ -156,10 +158,7 @@ def _rest(node: Any, faulty: Sequence[DocumentPath]) -> Condition:
         elif key in _NESTED:
             whole[key] = less[key] = _rest(value, within)
         elif key in _LISTS and isinstance(value, list) and () not in within:
-            whole[key] = less[key] = [
-                _rest(child, inner) if (inner := [path[1:] for path in within if path[0] == place]) else child
-                for place, child in enumerate(value)
-            ]
+            whole[key] = less[key] = _rests(value, within)
         elif isinstance(value, dict) and () not in within:
             whole[key] = {inner: one for inner, one in value.items() if inner not in {path[0] for path in within}}
             if key == "sum" and isinstance(name := value.get("property"), str):
@@ -170,6 +169,14 @@ def _rest(node: Any, faulty: Sequence[DocumentPath]) -> Condition:
         except ValidationError:
             continue
     return NOTHING
+
+
+def _rests(nodes: list[Any], faulty: Sequence[DocumentPath]) -> list[Any]:
+    """Give what can be read of conditions that stand together."""
+    within: dict[str | int, list[DocumentPath]] = defaultdict(list)
+    for path in faulty:
+        within[path[0]].append(path[1:])
+    return [_rest(node, within[place]) if place in within else node for place, node in enumerate(nodes)]
 
 
 def _by_name(node: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -13,10 +13,8 @@ import polars as pl
 from activities.records.catalogue import Catalogue, ImportedSegment, Saved
 from activities.tables.delta import Tables
 from activities.tables.identifiers import IdentifierReport, read_identifiers
-from activities.tables.reading import survey
 from workflows.documents import JourneyDocument, SegmentDocument
-from workflows.errors import ImportRefused, RefusedError, StoreUnavailable
-from workflows.scalars import nearest, quoted
+from workflows.errors import RefusedError, StoreUnavailable
 
 SEEDS = (1, 2, 3)
 """Of the hashes of 64 bits whose sums name a list by its content, so that no two lists share a name by chance."""
@@ -68,19 +66,14 @@ def read_members(
         ImportRefused: The file cannot be read, or holds no id that the tables know.
         StoreUnavailable: The tables cannot be reached.
     """
-    try:
-        report = read_identifiers(
-            path,
-            column=column,
-            identifier=identifier,
-            users=tables.scan("users"),
-            devices=tables.scan("devices"),
-            rejects_dir=rejects_dir,
-        )
-    except ImportRefused:
-        if column is not None:
-            _require_column(path, column)
-        raise
+    report = read_identifiers(
+        path,
+        column=column,
+        identifier=identifier,
+        users=tables.scan("users"),
+        devices=tables.scan("devices"),
+        rejects_dir=rejects_dir,
+    )
     found = ImportedSegment(
         segment=segment,
         import_id=_content_id(segment, identifier, _sums(report.members.lazy()).collect(engine="streaming")),
@@ -89,19 +82,6 @@ def read_members(
         users=report.users,
     )
     return Membership(found, report)
-
-
-def _require_column(path: Path, column: str) -> None:
-    """Word that a file lacks a column: it is the name that was given which is wrong, not the file."""
-    header = survey(path).header
-    if column.strip() in header:
-        return
-    near = nearest(column.strip(), filter(None, header))
-    raise ImportRefused(
-        f"{path}: there is no column {column!r}; the header is: {', '.join(map(repr, header))}",
-        code="unknown-column",
-        hint=f"did you mean {quoted(near)}?" if near else "name the column that holds the ids",
-    ) from None
 
 
 def store_members(tables: Tables, segment: ImportedSegment, members: pl.DataFrame) -> None:

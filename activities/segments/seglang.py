@@ -12,6 +12,7 @@ What an operator means depends on the column that the tag is:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -300,7 +301,7 @@ def _without_the_value(operator: str, column: tuple[str, str, Kind], values: lis
     including, opposite, step, word = _STRICT[operator]
     subject, name, kind = column
     value = values[0].text if len(values) == 1 and values[0].form in {"number", "text"} else EXAMPLES[kind]
-    if kind == "integer" and value.lstrip("+-").isdecimal():
+    if kind == "integer" and re.fullmatch(r"[+-]?[0-9]{1,18}", value):
         return f"`{including}` includes its value: write `{including}, {int(value) + step}`"
     if subject == "attribute" and kind != "price":
         shown = value if kind in {"integer", "number", "version"} else f'"{value}"'

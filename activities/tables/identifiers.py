@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict
 
 from activities.tables.delta import reaching
 from activities.tables.encodings import file_readable, file_unchanged
-from activities.tables.headers import require_columns
 from activities.tables.reading import (
     DELIMITED,
     LINE,
@@ -32,6 +31,7 @@ from activities.tables.reading import (
 from activities.tables.rejects import keep_rejects
 from activities.tables.temporary import temporary_folder
 from workflows.errors import ImportRefused
+from workflows.scalars import nearest, quoted
 
 Identifier: TypeAlias = Literal["user_id", "device_id"]
 """What the ids of a file are."""
@@ -143,8 +143,15 @@ def read_identifiers(
 def _column(layout: Layout, column: str | None, identifier: Identifier) -> int:
     """Find the column that holds the ids."""
     if column is not None:
-        require_columns(layout.path, layout.header, [column.strip()])
-        return layout.header.index(column.strip())
+        if (named := column.strip()) in layout.header:
+            return layout.header.index(named)
+        # It is the name that was given which is wrong, not the file.
+        near = nearest(named, filter(None, layout.header))
+        raise ImportRefused(
+            f"{layout.path}: there is no column {column!r}; the header is: {', '.join(map(repr, layout.header))}",
+            code="unknown-column",
+            hint=f"did you mean {quoted(near)}?" if near else "name the column that holds the ids",
+        )
     if identifier in layout.header:
         return layout.header.index(identifier)
     if len(layout.header) == 1:

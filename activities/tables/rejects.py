@@ -58,7 +58,7 @@ def keep_rejects(source: Path, folder: Path | None, now: datetime, write: Callab
             write(unfinished)
             # A list that is saved again and again has the same strangers each time.
             for earlier in folder.glob(f"{glob.escape(stem)}.*.rejects.csv"):
-                with suppress(FileNotFoundError):
+                with suppress(OSError):  # it may be gone by now, or not be ours to read
                     if filecmp.cmp(earlier, unfinished, shallow=False):
                         return str(earlier)
             return str(_named(unfinished, f"{stem}.{now.astimezone(UTC):%Y%m%dT%H%M%SZ}"))

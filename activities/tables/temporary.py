@@ -38,7 +38,7 @@ def temporary_folder(held: Held) -> Iterator[Path]:
         try:
             # Where folders cannot be locked, none is ever found unlocked either.
             with suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield Path(folder)
         finally:
             os.close(lock)
