@@ -103,9 +103,10 @@ def store_members(tables: Tables, segment: ImportedSegment, members: pl.DataFram
     sums = tables.collect(_sums(stored), engine="streaming")
     if _content_id(segment.segment, segment.identifier, sums) == segment.import_id:
         return
-    # Some may have been erased since the same list was imported before, or all of the table be gone.
-    missing = members.join(tables.collect(stored), on=["user_id", "device_id"], how="anti", nulls_equal=True)
-    rows = missing.select(import_id=pl.lit(segment.import_id), user_id="user_id", device_id="device_id")
+    if sums.item(0, 0):
+        # Imported before; some have been erased since.
+        members = members.join(tables.collect(stored), on=["user_id", "device_id"], how="anti", nulls_equal=True)
+    rows = members.select(import_id=pl.lit(segment.import_id), user_id="user_id", device_id="device_id")
     tables.append("members", rows, once=f"{segment.import_id} after {version}")
 
 
