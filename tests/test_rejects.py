@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
@@ -12,7 +13,7 @@ import pytest
 
 from activities.tables.identifiers import IdentifierReport, read_identifiers
 from activities.tables.imports import ImportReport, import_table
-from activities.tables.rejects import Reject, write_rejects
+from activities.tables.rejects import UNFINISHED, Reject, remove_unfinished, write_rejects
 from tests.desk import NOW, Desk
 from workflows.errors import ImportRefused
 
@@ -145,3 +146,14 @@ def test_rejected_rows_of_files_with_types(desk: Desk) -> None:
     path = desk.folder / "users.parquet"
     pl.DataFrame({"user_id": ["a", None], "age": [4, 5], "note": ["", "b,c"]}).write_parquet(path)
     assert [row for _, _, row in rejected(import_table(desk.tables, "users", path, now=NOW))] == [',5,"b,c"']
+
+
+def test_what_cannot_be_removed_is_told_and_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Upkeep removes what killed imports left, though one of it cannot be removed, which the log tells."""
+    (tmp_path / f"a{UNFINISHED}").mkdir()
+    (tmp_path / f"b{UNFINISHED}").write_text("rows")
+    later = NOW + timedelta(days=36_500)
+    assert remove_unfinished(tmp_path, before=later, dry_run=True) == 2
+    assert remove_unfinished(tmp_path, before=later) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [f"a{UNFINISHED}"]
+    assert f"a{UNFINISHED} holds rows of people and cannot be removed" in caplog.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import filecmp
 import glob
+import logging
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
-from workflows.errors import ImportRefused, StoreUnavailable
+from workflows.errors import ImportRefused
+
+log = logging.getLogger(__name__)
 
 STEM_BYTES = 120
 """Of the imported file's name: with what is added to it, it has to stay below the 255 bytes that a name may have."""
@@ -105,10 +108,7 @@ def remove_unfinished(folder: Path, *, before: datetime, dry_run: bool = False) 
         dry_run: Remove none, and tell how many would be.
 
     Returns:
-        How many.
-
-    Raises:
-        StoreUnavailable: A file cannot be removed.
+        How many. What cannot be removed is told in the log: trying again would not help.
     """
     found = 0
     for path in folder.glob(f"*{UNFINISHED}"):
@@ -120,10 +120,8 @@ def remove_unfinished(folder: Path, *, before: datetime, dry_run: bool = False) 
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise StoreUnavailable(
-                f"the rejected rows of a killed import in {path} cannot be removed: {error.strerror or error}",
-                hint="They hold rows of people: remove the file by hand.",
-            ) from error
+            log.warning("%s holds rows of people and cannot be removed: %s", path, error.strerror or error)
+            continue
         found += 1
     return found
 

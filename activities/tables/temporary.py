@@ -7,6 +7,7 @@ killed the folder stays, until upkeep finds it old and not locked.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -17,7 +18,7 @@ from pathlib import Path
 from stat import S_ISDIR
 from typing import Literal, TypeAlias, get_args
 
-from workflows.errors import StoreUnavailable
+log = logging.getLogger(__name__)
 
 Held: TypeAlias = Literal["rows", "ids"]
 """What the files of a folder hold."""
@@ -52,25 +53,19 @@ def remove_left_folders(*, before: datetime, dry_run: bool = False) -> int:
         dry_run: Remove nothing, and tell what would be.
 
     Returns:
-        How many.
-
-    Raises:
-        StoreUnavailable: A folder cannot be removed.
+        How many. What cannot be removed is told in the log: trying again would not help.
     """
     found = 0
     for held in get_args(Held):
         for path in Path(tempfile.gettempdir()).glob(f"{_prefix(held)}*"):
             if (lock := _lock_left(path, before)) is None:
                 continue
-            found += 1
             try:
                 if not dry_run:
                     shutil.rmtree(path)
+                found += 1
             except OSError as error:
-                raise StoreUnavailable(
-                    f"the temporary files of a killed import in {path} cannot be removed: {error.strerror or error}",
-                    hint="They hold rows of people: remove the folder by hand.",
-                ) from error
+                log.warning("%s holds rows of people and cannot be removed: %s", path, error.strerror or error)
             finally:
                 os.close(lock)
     return found
