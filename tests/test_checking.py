@@ -166,13 +166,13 @@ def test_as_many_faults_as_typos(shop: House, chosen: set[str]) -> None:
 
 
 def test_conditions_are_checked_where_the_graph_cannot_be(shop: House) -> None:
-    """An element of no known kind hides what leads to it, and no name of a condition."""
+    """An element of no known kind hides what leads to it, and no name of a condition; all is told in its order."""
     text = GOOD.replace("kind: exit", "kind: exitt").replace("pln, in", "").replace("plan, in", "pln, inn")
     faults = check_documents(shop.stores, read_text(text, "good.yaml"), datetime.now(UTC)).faults
     assert [f"{fault.code} {fault.path}" for fault in faults] == [
+        f"unknown-attribute {AUDIENCE}.all[0].attribute",
         f"unknown-key {AUDIENCE}.all[0].inn",
         "unknown-kind elements.done.kind",
-        f"unknown-attribute {AUDIENCE}.all[0].attribute",
     ]
 
 

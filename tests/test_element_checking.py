@@ -178,8 +178,8 @@ def test_two_typos_in_two_elements(house: House) -> None:
     )
     faults = checked(house, text).faults
     assert [(one.code, one.hint) for one in faults if one.code != "missing-target"] == [
-        ("unknown-segment", "did you mean `paying`?"),
         ("unknown-attribute", "did you mean `plan`?"),
+        ("unknown-segment", "did you mean `paying`?"),
     ]
     assert [one.path for one in faults if one.code == "missing-target"] == [
         "elements.one.branches.all_other_users",

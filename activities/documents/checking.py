@@ -140,9 +140,8 @@ def check_documents(
     known = {*stores.catalogue.names("segment"), *(str(raw.data["segment"]) for raw in raws if raw.kind == "segment")}
     for position, (raw, document) in enumerate(checked.documents):
         faults = _document_faults(stores, raw, document, schema, known)
-        name = document.journey if isinstance(document, JourneyDocument) else document.segment
         files = read_files(
-            stores, name, raw.folder, _files_of(document), saving=checked.segments, rejects_dir=rejects_dir
+            stores, raw.name, raw.folder, _files_of(document), saving=checked.segments, rejects_dir=rejects_dir
         )
         checked.files |= {(position, ref): found for ref, found in files.found.items()}
         checked.faults += [_placed(fault, raw) for fault in (*faults, *files.faults)]
@@ -159,7 +158,14 @@ def check_documents(
             if isinstance(document, JourneyDocument):
                 checked.warnings += [_placed(warning, raw) for warning in element_warnings(document, schema)]
         _try_out(stores, checked, now)
+    checked.faults = _in_document_order(checked.faults, raws)
     return checked
+
+
+def _in_document_order(faults: list[Fault], raws: Sequence[RawDocument]) -> list[Fault]:
+    """Sort faults by their places, which were found one kind after the other."""
+    files = {raw.file: place for place, raw in enumerate(raws)}
+    return sorted(faults, key=lambda fault: (files.get(fault.file or "", 0), fault.line or 0, fault.column or 0))
 
 
 def _repeated_names(checked: Checked) -> None:
