@@ -8,7 +8,6 @@ import click
 
 from activities.documents.saving import SaveReport
 from activities.records.catalogue import Saved, content_of
-from activities.tables.identifiers import NUMBERS
 from scripts.output import (
     DONE,
     REFUSED,
@@ -80,8 +79,7 @@ def save(paths: tuple[str, ...]) -> None:
 def print_imported(report: SaveReport) -> None:
     """Print for people what the files amounted to that documents refer to."""
     for one in report.imported:
-        numbers = enumerated({what: getattr(one, what) for what in NUMBERS})
-        people().print(f"{one.file} as [bold]{one.segment}[/] v{one.version}: {numbers}")
+        people().print(f"{one.file} as [bold]{one.segment}[/] v{one.version}: {enumerated(one.numbers)}")
         if one.rejects_file:
             people().print(f"rows that were left out, with the reason of each: {one.rejects_file}", markup=False)
 

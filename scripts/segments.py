@@ -24,7 +24,6 @@ from activities.segments.imported import import_segment as store_list
 from activities.segments.imported import read_members
 from activities.segments.seglang import read_seglang
 from activities.segments.segments import Evaluation, References
-from activities.tables.identifiers import NUMBERS
 from activities.tables.schema import Schema
 from scripts.documents import described, print_described, print_imported
 from scripts.explaining import print_tree, require_user
@@ -125,15 +124,16 @@ def import_segment(name: str, file: Path, column: str | None, identifier: Any, a
             saved = store_list(stores.tables, stores.catalogue, membership, datetime.now(UTC), add=add)
             size = count_segment(stores, _evaluate_name(engine, f"{name}@{saved.version}", datetime.now(UTC)))
     report = membership.report
-    numbers = {what: getattr(report, what) for what in NUMBERS}
     sizes = {what: getattr(size, what) for what in SIZES}
     if wants_json():
         told = {"rejects_file": report.rejects_file, "size": sizes, "warnings": report.warnings}
-        print_json({"segment": name, "version": saved.version, **numbers, **told})
+        print_json({"segment": name, "version": saved.version, **report.numbers, **told})
         return
     for warning in report.warnings:
         people(stderr=True).print(f"[yellow]warning[/]: {escape(warning)}")
-    people().print(f"[bold]{name}[/] v{saved.version}{'' if saved.changed else ' (unchanged)'}: {enumerated(numbers)}")
+    people().print(
+        f"[bold]{name}[/] v{saved.version}{'' if saved.changed else ' (unchanged)'}: {enumerated(report.numbers)}"
+    )
     people().print(f"in the segment now: {enumerated(sizes)}")
     if report.rejects_file:
         people().print(f"rows that were left out, with the reason of each: {report.rejects_file}", markup=False)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from activities.tables.delta import Tables
+from activities.tables.identifiers import IdentifierReport
 from activities.tables.imports import ImportedTable, ImportReport, import_table
 from activities.tables.schema import Kind
 
@@ -33,8 +34,8 @@ class Desk:
         return sorted(frame.select(columns or frame.columns).rows(), key=repr)
 
 
-def rejected(report: ImportReport) -> list[list[str]]:
+def rejected(report: ImportReport | IdentifierReport) -> list[list[str]]:
     """Read the rejects file of an import, with its header."""
     assert report.rejects_file is not None
-    with open(report.rejects_file, newline="") as file:
+    with open(report.rejects_file, newline="", encoding="utf-8") as file:
         return list(csv.reader(file))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -15,6 +14,7 @@ from activities.tables.identifiers import IdentifierReport, read_identifiers
 from activities.tables.imports import ImportReport, import_table
 from activities.tables.rejects import UNFINISHED, Reject, remove_unfinished, write_rejects
 from tests.desk import NOW, Desk
+from tests.desk import rejected as with_header
 from workflows.errors import ImportRefused
 
 
@@ -25,9 +25,7 @@ def desk(tmp_path: Path) -> Desk:
 
 def rejected(report: ImportReport | IdentifierReport) -> list[list[str]]:
     """Give the rejected rows, each with its line and its reason."""
-    assert report.rejects_file is not None
-    with open(report.rejects_file, newline="", encoding="utf-8") as file:
-        return list(csv.reader(file))[1:]
+    return with_header(report)[1:]
 
 
 def test_rejected_rows_of_no_other_import_are_lost(desk: Desk) -> None:

@@ -15,6 +15,7 @@ from activities.documents.reading import raw_document
 from activities.records.catalogue import ImportedSegment, Saved
 from activities.segments.imported import store_members
 from activities.stores import Stores
+from activities.tables.identifiers import ListNumbers
 from workflows.conditions import FileRef, walk
 from workflows.documents import JourneyDocument, SegmentDocument, definition_of
 from workflows.errors import Fault
@@ -34,24 +35,14 @@ class SavedVersion(BaseModel):
     """False when this content was the newest version already."""
 
 
-class ImportedList(BaseModel):
-    """What a file amounts to that a document refers to; its numbers are those of `IdentifierReport`."""
-
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+class ImportedList(ListNumbers):
+    """What a file amounts to that a document refers to."""
 
     segment: str
     """The segment that it was imported as."""
     version: int
     file: str
     """Its name, as the document has it."""
-    rows: int
-    users: int
-    unknown: int
-    duplicates: int
-    empty: int
-    rejected: int
-    rejects_file: str | None
-    """A CSV of line, reason and row with each row that was left out; null without any."""
 
 
 class SaveReport(BaseModel):
@@ -94,10 +85,10 @@ def save_documents(
         # Files are saved first, in their order: each has its version.
         imported=[
             ImportedList(
-                file=ref.file,
-                version=version.version,
-                **membership.report.model_dump(include={*ImportedList.model_fields}),
                 segment=version.name,
+                version=version.version,
+                file=ref.file,
+                **membership.report.model_dump(include={*ListNumbers.model_fields}),
             )
             for ((_, ref), membership), version in zip(checked.files.items(), saved, strict=False)
         ],

@@ -64,6 +64,10 @@ __all__ = [
 ]
 
 
+OF_USER = "\x1fuser "
+"""Before the names of the user's attributes beside his events: no import writes a control character."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """One version of each table.
@@ -269,7 +273,7 @@ class Compiler:
                 return columns(self.events)(reference)
             if (kind := self.users.get(reference.attribute)) is None:
                 return None
-            name = f"\x1fuser {reference.attribute}"
+            name = OF_USER + reference.attribute
             asked[name] = pl.col(reference.attribute).alias(name)
             return Term(pl.col(name), kind)
 

@@ -15,7 +15,7 @@ import polars as pl
 
 from activities.segments.clock import Clock
 from activities.segments.comparisons import Refer, Term
-from activities.segments.compiler import Built, Compiler, Resolver, Snapshot
+from activities.segments.compiler import OF_USER, Built, Compiler, Resolver, Snapshot
 from activities.segments.plans import narrowed
 from activities.segments.predicates import Kinds, columns, row_predicate
 from activities.segments.sums import shown_sum
@@ -149,12 +149,12 @@ class _Explainer:
             if not isinstance(reference, AttributeRef):
                 return columns(kinds)(reference)
             known = users.get(reference.attribute)
-            return None if known is None else Term(pl.col(_OF_USER + reference.attribute), known)
+            return None if known is None else Term(pl.col(OF_USER + reference.attribute), known)
 
         window = node.model_copy(update={"where": None, "count": None, "sum": None})
         # Without columns that the compiler adds for its own references.
         found = self.compiler.matching_events(window).select(list(kinds)).sort("at", descending=True).collect()
-        own = self.compiler.snapshot.users.select("user_id", pl.all().name.prefix(_OF_USER)).collect()
+        own = self.compiler.snapshot.users.select("user_id", pl.all().name.prefix(OF_USER)).collect()
         rows = _Rows(
             found.head(MOST_EVENTS).join(own, on="user_id", maintain_order="left"), "property", kinds, clock, refer
         )
@@ -162,10 +162,6 @@ class _Explainer:
         true = self.compiler.matching_events(node).select(pl.len()).collect().item()
         counted = _leaf(f"{worded(window)}, whatever `where` says", found.height, found.height > 0, [])
         return [counted, *_shown(texts, rows.trees(where), found.height, true, "event")]
-
-
-_OF_USER = "\x1fuser "
-"""Before the names of the user's attributes beside his events: no import writes a control character."""
 
 
 @dataclass(frozen=True)

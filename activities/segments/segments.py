@@ -97,7 +97,7 @@ class References:
             NotFoundError: A reference leads nowhere.
             StoreUnavailable: The catalogue cannot be read.
         """
-        self._nesting.require(condition)
+        self.require_fit(condition)
         return digest_of([self._zone, *self._content(condition)])
 
     def require_fit(self, condition: Condition) -> None:

@@ -59,17 +59,13 @@ EMPTY = "the cell is empty"
 
 
 NUMBERS = ("rows", "users", "unknown", "duplicates", "empty", "rejected")
-"""What a report counts, in the order in which it is told."""
 
 
-class IdentifierReport(BaseModel):
-    """What a file of ids amounts to. `rows` = matched + `unknown` + `duplicates` + `empty` + `rejected`."""
+class ListNumbers(BaseModel):
+    """How the rows of a file of ids are counted. `rows` = matched + `unknown` + `duplicates` + `empty` + `rejected`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
-    members: pl.DataFrame
-    """One row per matched id, in no particular order: `user_id: String`, never null, and `device_id: String`, null in
-    a list of user ids."""
     rows: int
     """Rows of the file, without header and blank lines."""
     users: int
@@ -85,6 +81,21 @@ class IdentifierReport(BaseModel):
     rejects_file: str | None
     """A CSV of line, reason and row with each unknown id, empty cell and unreadable row; null without any,
     and where none was asked for."""
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The counts, in the order in which they are told."""
+        return {what: getattr(self, what) for what in NUMBERS}
+
+
+class IdentifierReport(ListNumbers):
+    """What a file of ids amounts to."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    members: pl.DataFrame
+    """One row per matched id, in no particular order: `user_id: String`, never null, and `device_id: String`, null in
+    a list of user ids."""
     warnings: list[str]
     """What was assumed, for the person to confirm."""
 
